@@ -1,0 +1,45 @@
+override with_llvm = no
+
+# token_refresh: a PostgreSQL extension in C++ (PGXS).
+#   make, make install, make installcheck   as for any extension
+#   make test, make demo, make bench        from a fresh checkout, nothing prepared
+EXTENSION = token_refresh
+MODULE_big = token_refresh
+OBJS = $(sort $(patsubst %.cpp,%.o,$(wildcard src/core/*.cpp src/pg/*.cpp)))
+DATA = $(sort $(wildcard sql/token_refresh--*.sql))
+
+REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
+REGRESS_OPTS = --inputdir=test
+
+PG_CPPFLAGS = -Isrc
+PG_CXXFLAGS = -std=c++20 -Wall -Wextra -Wno-register -Wno-volatile -Wno-unused-parameter -Wno-missing-field-initializers -MMD -MP
+SHLIB_LINK = -lcurl -lcrypto -lstdc++ -Wl,--version-script=src/exports.map
+EXTRA_CLEAN = build $(OBJS:.o=.d)
+
+PG_CONFIG ?= pg_config
+
+# These targets must work before the server's development files are installed.
+STANDALONE = test demo bench unit deps
+ifeq ($(filter-out $(STANDALONE),$(or $(MAKECMDGOALS),all)),)
+.PHONY: $(STANDALONE)
+else
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+-include $(OBJS:.o=.d)
+token_refresh.so: src/exports.map
+endif
+
+deps:
+	scripts/install-dependencies
+
+unit: deps
+	scripts/run-unit-tests
+
+test:
+	scripts/run-tests
+
+demo:
+	demo/run
+
+bench:
+	bench/run

@@ -1,0 +1,29 @@
+// The body of a provider's answer as an object, whatever the Content-Type says:
+// JSON, or form encoding as some providers send. For the reading of token responses.
+#pragma once
+
+#include <string_view>
+
+#include "core/secret_json.h"
+
+namespace token_refresh {
+
+enum class BodyKind {
+  kObject,  // fields holds it; the values of a form are strings
+  kEmpty,
+  kMarkup,      // HTML or XML: nothing that a token endpoint says
+  kTooDeep,     // nested deeper than kMaxJsonDepth
+  kTooLarge,    // beyond kMaxResponseBytes
+  kUnreadable,  // anything else
+};
+
+struct AnswerBody {
+  BodyKind kind = BodyKind::kUnreadable;
+  SecretJson fields;
+};
+
+// Bytes that are not UTF-8 are read as U+FFFD, so that a name in another
+// encoding does not cost the tokens that stand beside it.
+AnswerBody ReadAnswerBody(std::string_view body);
+
+}  // namespace token_refresh

@@ -1,0 +1,134 @@
+#include "core/key_ring.h"
+
+#include <openssl/crypto.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <utility>
+
+#include "core/encoding.h"
+#include "core/openssl_handles.h"
+
+namespace token_refresh {
+namespace {
+
+constexpr size_t kMaxTextBytes = 64 * 1024;
+constexpr size_t kMaxNameBytes = 63;
+constexpr size_t kBlockBytes = 16;
+constexpr std::string_view kIdLabel = "token_refresh key id";
+constexpr std::string_view kWhiteSpace = " \t\r";
+
+bool IsNameChar(char c) {
+  return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+}
+
+bool IsName(std::string_view word) {
+  return !word.empty() && word.size() <= kMaxNameBytes && std::all_of(word.begin(), word.end(), IsNameChar);
+}
+
+// Takes what is before the delimiter off the front of text, and the delimiter.
+std::string_view TakeUntil(std::string_view& text, std::string_view delimiters) {
+  const size_t end = std::min(text.find_first_of(delimiters), text.size());
+  const std::string_view taken = text.substr(0, end);
+  text.remove_prefix(std::min(end + 1, text.size()));
+  return taken;
+}
+
+std::vector<std::string_view> Words(std::string_view line) {
+  std::vector<std::string_view> words;
+  while (!line.empty()) {
+    const std::string_view word = TakeUntil(line, kWhiteSpace);
+    if (!word.empty()) words.push_back(word);
+  }
+  return words;
+}
+
+// what must not quote the line: words in the wrong order would show the key.
+Error LineError(size_t line, const std::string& what) {
+  return Error{ErrorCode::kInvalidArgument, "line " + std::to_string(line) + " of the key ring: " + what,
+               "A line is a name, a space and 32 random bytes in base64, as `openssl rand -base64 32` prints them."};
+}
+
+// K1 of the specification: AES-256(K, 0^128), doubled in GF(2^128) as CMAC does.
+Result<Secret> ComputeSubkey(const Secret& key) {
+  CipherContext context(EVP_CIPHER_CTX_new());
+  std::array<unsigned char, kBlockBytes> block{};
+  int written = 0;
+  if (context == nullptr ||
+      EVP_EncryptInit_ex2(context.get(), EVP_aes_256_ecb(), OpensslBytes(key.view().data()), nullptr, nullptr) != 1 ||
+      EVP_EncryptUpdate(context.get(), block.data(), &written, block.data(), kBlockBytes) != 1 ||
+      written != static_cast<int>(kBlockBytes)) {
+    return OpensslError("derive the subkey of a key");
+  }
+  const unsigned char carry = block[0] >> 7;
+  for (size_t i = 0; i + 1 < kBlockBytes; ++i) {
+    block[i] = static_cast<unsigned char>((block[i] << 1) | (block[i + 1] >> 7));
+  }
+  // By a product and not a branch, because the bit is secret.
+  block[kBlockBytes - 1] = static_cast<unsigned char>((block[kBlockBytes - 1] << 1) ^ (carry * 0x87));
+  Secret subkey(BytesOf(block));
+  OPENSSL_cleanse(block.data(), block.size());
+  return subkey;
+}
+
+Result<SealingKey> MakeKey(std::string_view name, Secret bytes) {
+  auto digest = HmacSha256(bytes.view(), kIdLabel);
+  if (!digest) return digest.error();
+  auto subkey = ComputeSubkey(bytes);
+  if (!subkey) return subkey.error();
+  SealingKey key{std::string(name), {}, std::move(bytes), std::move(*subkey)};
+  std::copy_n(digest->begin(), kKeyIdBytes, key.id.begin());
+  return key;
+}
+
+Result<SealingKey> ParseLine(const std::vector<std::string_view>& words, size_t line) {
+  if (words.size() != 2) {
+    return LineError(line, "expected a name and a key, got " + std::to_string(words.size()) +
+                               (words.size() == 1 ? " word" : " words"));
+  }
+  if (!IsName(words[0])) return LineError(line, "the name is not 1 to 63 of the characters A-Z a-z 0-9 _ . -");
+  std::optional<Secret> bytes = Base64Decode(words[1]);
+  if (!bytes) return LineError(line, "the key is not valid base64 (the padding belongs to it)");
+  if (bytes->size() != kKeyBytes) {
+    return LineError(line, "expected 32 bytes in base64, got " + std::to_string(bytes->size()));
+  }
+  return MakeKey(words[0], std::move(*bytes));
+}
+
+}  // namespace
+
+Result<KeyRing> KeyRing::Parse(std::string_view text) {
+  if (text.size() > kMaxTextBytes) {
+    return Error{ErrorCode::kInvalidArgument, "the key ring is longer than 64 KiB", {}};
+  }
+  KeyRing ring;
+  for (size_t line = 1; !text.empty(); ++line) {
+    const std::vector<std::string_view> words = Words(TakeUntil(text, "\n"));
+    if (words.empty() || words[0].front() == '#') continue;
+    auto key = ParseLine(words, line);
+    if (!key) return key.error();
+    if (ring.FindByName(key->name) != nullptr) return LineError(line, "an earlier line has the same name");
+    if (ring.FindById(key->id) != nullptr) return LineError(line, "an earlier line has the same key");
+    ring.keys_.push_back(std::move(*key));
+  }
+  if (ring.keys_.empty()) {
+    return Error{ErrorCode::kKeyMissing, "the key ring holds no key",
+                 "Make one with: echo \"main $(openssl rand -base64 32)\""};
+  }
+  return ring;
+}
+
+const SealingKey* KeyRing::FindById(const KeyId& id) const {
+  const auto found = std::find_if(keys_.begin(), keys_.end(), [&](const SealingKey& key) { return key.id == id; });
+  return found == keys_.end() ? nullptr : &*found;
+}
+
+const SealingKey* KeyRing::FindByName(std::string_view name) const {
+  const auto found = std::find_if(keys_.begin(), keys_.end(), [&](const SealingKey& key) { return key.name == name; });
+  return found == keys_.end() ? nullptr : &*found;
+}
+
+std::string KeyIdHex(const KeyId& id) { return HexEncode(BytesOf(id)); }
+
+}  // namespace token_refresh

@@ -1,0 +1,50 @@
+// The keys that seal secrets at rest. A key ring is read from text, one key a
+// line: `name base64(32 bytes)`; empty lines and lines that begin with # are
+// skipped. The first key seals, all can open. Who reads the file, and whether
+// its mode is safe, is the caller's business (src/pg/keys).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/result.h"
+#include "core/secret.h"
+
+namespace token_refresh {
+
+constexpr size_t kKeyBytes = 32;
+constexpr size_t kKeyIdBytes = 8;
+using KeyId = std::array<uint8_t, kKeyIdBytes>;
+
+// One AES-256 key, its subkey for XAES-256-GCM computed once.
+struct SealingKey {
+  std::string name;  // the administrator's word for it
+  KeyId id{};        // first 8 bytes of HMAC-SHA256(key, "token_refresh key id")
+  Secret key;        // 32 bytes
+  Secret subkey;     // K1 of the C2SP XAES-256-GCM specification, 16 bytes
+};
+
+class KeyRing {
+ public:
+  // Errors: kInvalidArgument naming the line number and what is wrong with it
+  // (never its content); kKeyMissing when the text holds no key at all.
+  // Names: [A-Za-z0-9_.-]{1,63}, unique in the ring.
+  static Result<KeyRing> Parse(std::string_view text);
+
+  const SealingKey& primary() const { return keys_.front(); }
+  const SealingKey* FindById(const KeyId& id) const;
+  const SealingKey* FindByName(std::string_view name) const;
+  const std::vector<SealingKey>& keys() const { return keys_; }
+
+ private:
+  std::vector<SealingKey> keys_;
+};
+
+// 16 lower-case hex digits, for messages and views; not secret.
+std::string KeyIdHex(const KeyId& id);
+
+}  // namespace token_refresh

@@ -1,0 +1,40 @@
+#include "core/outcome_outbox.h"
+
+#include <iterator>
+#include <utility>
+
+#include "core/refresh_policy.h"
+
+namespace token_refresh {
+
+void OutcomeOutbox::Flush(Store& store, Micros now, double jitter,
+                          const std::function<void(const Outcome&, SaveVerdict)>& told) {
+  std::vector<Outcome> batch = std::exchange(fresh_, {});
+  const bool retrying = !unsaved_.empty() && now >= retry_at_;
+  if (retrying) {
+    std::move(unsaved_.begin(), unsaved_.end(), std::back_inserter(batch));
+    unsaved_.clear();
+  }
+  if (batch.empty()) return;
+
+  const std::vector<SaveVerdict> verdicts = store.Save(now, batch);
+  const bool had_unsaved = !unsaved_.empty();
+  for (size_t i = 0; i < batch.size(); i++) {
+    // A verdict that is missing is no reason to drop an outcome.
+    const SaveVerdict verdict = i < verdicts.size() ? verdicts[i] : SaveVerdict::kNotStored;
+    told(batch[i], verdict);
+    if (verdict == SaveVerdict::kNotStored) unsaved_.push_back(std::move(batch[i]));
+  }
+  if (unsaved_.empty()) {
+    failures_ = 0;
+  } else if (!had_unsaved) {
+    failures_ = retrying ? failures_ + 1 : 1;
+    retry_at_ = now + BackoffDelay(failures_, true, std::nullopt, jitter);
+  }
+}
+
+std::optional<Micros> OutcomeOutbox::RetryAt() const {
+  return unsaved_.empty() ? std::nullopt : std::optional<Micros>(retry_at_);
+}
+
+}  // namespace token_refresh

@@ -1,0 +1,91 @@
+// A provider: an OAuth 2.0 authorization server plus this database's client
+// registration there, as the engine needs it. Its dialect is data: parsed from
+// one JSON object of options by ParseProviderOptions(). Used by the engine and,
+// for validation, by the SQL functions create_provider and alter_provider.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/failure.h"
+#include "core/result.h"
+#include "core/secret.h"
+
+namespace token_refresh {
+
+// RFC 6749 section 2.3.1, RFC 7591 section 2 (token_endpoint_auth_method)
+enum class ClientAuthMethod { kClientSecretBasic, kClientSecretPost, kNone };
+// How client_id and client_secret enter the Basic header: form-encoded first, as RFC 6749 wants, or as they are.
+enum class BasicEncoding { kRfc6749, kRaw };
+
+// What decides when a credential of the provider falls due.
+struct RefreshTiming {
+  std::optional<Micros> refresh_margin;  // unset: the default rule of refresh_policy
+  std::optional<Micros> default_expires_in;
+  std::optional<Micros> keep_alive;      // refresh at least that often
+  Micros min_interval = 0;               // never refresh more often
+};
+
+struct ProviderOptions {
+  std::string token_endpoint;
+  std::string refresh_endpoint;  // where to refresh, when it is not token_endpoint
+  std::string revocation_endpoint, introspection_endpoint, authorization_endpoint, userinfo_endpoint;
+  std::string issuer, jwks_uri;
+  ClientAuthMethod auth_method = ClientAuthMethod::kClientSecretBasic;
+  BasicEncoding basic_encoding = BasicEncoding::kRfc6749;
+  std::string scope;                                  // sent with a refresh when set
+  std::map<std::string, std::optional<std::string>> request_params;  // added; nullopt removes a standard one
+  std::map<std::string, std::string> request_headers;
+  std::vector<ErrorRule> error_rules;  // tried in order, before the built-in rules
+  bool keep_refresh_token = false;     // ignore a refresh token in the answer
+  RefreshTiming timing;
+  std::optional<Micros> replay_window;      // the provider answers a repeated refresh token within it
+  std::optional<int> max_in_flight;
+  std::optional<Micros> connect_timeout, timeout;
+  std::optional<Micros> max_attempt_delay;  // ceiling of the backoff
+  std::string ca_file;
+  bool allow_insecure_http = false;
+  bool enabled = true;
+};
+
+struct Provider {
+  int32_t id = 0;
+  std::string name;
+  std::string client_id;
+  Secret client_secret;
+  ProviderOptions options;
+
+  const std::string& RefreshUrl() const {
+    return options.refresh_endpoint.empty() ? options.token_endpoint : options.refresh_endpoint;
+  }
+};
+
+enum class OptionType { kText, kUrl, kInterval, kBoolean, kInteger, kObject, kArray };
+
+struct OptionSpec {
+  std::string_view key;
+  OptionType type;
+};
+
+// Every option key, in the order in which messages list them.
+const std::vector<OptionSpec>& ProviderOptionSpecs();
+
+// Parses and validates. json is one object in which every kInterval option has
+// already become an integer number of microseconds (the SQL layer converts
+// PostgreSQL interval text). "preset" is accepted and ignored here: the SQL
+// layer has merged it. client_secret_given decides combinations (an auth method
+// that needs a secret). Errors: kInvalidArgument, naming the key; for an unknown
+// key the hint lists all keys.
+// insecure_http_allowed: the administrator's setting token_refresh.allow_insecure_http.
+Result<ProviderOptions> ParseProviderOptions(std::string_view json, bool insecure_http_allowed);
+
+// What needs both the options and the client: client_id present, secret present
+// exactly when the method needs one, token_endpoint present.
+Status CheckProviderClient(const ProviderOptions& options, bool has_client_id, bool has_client_secret);
+
+}  // namespace token_refresh

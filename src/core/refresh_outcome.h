@@ -1,0 +1,60 @@
+// Turns what a provider answered into what is to be stored and when to ask again: the rules of
+// design, without any state. Private to the refresh engine.
+#pragma once
+
+#include <variant>
+
+#include "core/http.h"
+#include "core/provider.h"
+#include "core/refresher.h"
+#include "core/store.h"
+#include "core/token_response.h"
+
+namespace token_refresh {
+
+// The lifetime of an access token of which nobody says how long it lives (RFC 6749 section 5.1
+// leaves expires_in optional). An hour is what most providers give; a wrong guess
+// costs one refresh too many, or readers who hold a dead token for at most that long.
+constexpr Micros kAssumedLifetime = 1 * kHour;
+
+// A provider that answers expires_in=1, or a deadline in the past, must not make a busy loop.
+constexpr Micros kMinimumRefreshGap = 1 * kSecond;
+
+// After an answer that says "too early" when the provider's minimum interval is not known.
+constexpr Micros kTooEarlyDelay = 60 * kSecond;
+
+// A broken client registration is mended by people: ask again in minutes, at last once an hour.
+constexpr Micros kClientConfigFirstDelay = 1 * kMinute;
+constexpr Micros kClientConfigLastDelay = 1 * kHour;
+
+// What the engine knows when it judges an answer.
+struct AnswerContext {
+  const Provider& provider;
+  Micros now = 0;             // when the answer arrived
+  Micros refresh_margin = 0;  // the default one
+  double jitter = 0;          // in [0, 1)
+};
+
+// The answer was read as tokens.
+Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& context);
+
+// The answer, or the lack of one, was read as failure. transport says what became of the request.
+// A dead grant becomes kLostResponse when an answer may have been lost before.
+Outcome FailedOutcome(Claim claim, Failure failure, const HttpResponse& response, const AnswerContext& context);
+
+// Nothing was asked: the claim is given back as it was.
+Outcome ReleasedOutcome(Claim claim, Micros now);
+
+// When the provider's minimum interval allows the next refresh; nothing: now.
+std::optional<Micros> EarliestRefresh(const Claim& claim, const Provider& provider, Micros now);
+
+// Nothing was asked because of the minimum interval. A row that is due is moved to its end,
+// any other is given back as it was.
+Outcome TooEarlyOutcome(Claim claim, Micros allowed_at, Micros now);
+
+// What a waiting caller is told.
+DemandResult ResultOf(const Outcome& outcome, SaveVerdict verdict);
+DemandResult ResultOf(FailureClass failure);
+DemandResult ResultOf(Refusal refusal);
+
+}  // namespace token_refresh

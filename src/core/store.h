@@ -1,0 +1,125 @@
+// The engine's view of the database. Implemented by src/pg/store (each call is
+// one or more short transactions, committed when it returns) and by test fakes.
+// Called by the engine only, never while it holds anything of the network open
+// in a transaction: no call spans a request.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/failure.h"
+#include "core/provider.h"
+#include "core/result.h"
+#include "core/secret.h"
+#include "core/token_response.h"
+
+namespace token_refresh {
+
+// How many due rows of a provider the engine wants to hear of.
+struct DueQuota {
+  int32_t provider_id = 0;
+  int32_t limit = 0;
+};
+
+struct DueRow {
+  int64_t schedule_id = 0;
+  int32_t provider_id = 0;
+};
+
+struct DueList {
+  std::vector<DueRow> rows;          // due now, earliest first within a provider
+  std::optional<Micros> next_due_at; // the earliest due time after now among the providers asked for
+};
+
+struct ClaimRequest {
+  int64_t schedule_id = 0;
+  bool on_demand = false;        // somebody waits: claim it whether due or not
+  int64_t seen_generation = -1;  // on demand: what the caller saw; if it has moved on, nothing is to be done
+};
+
+// A row that now belongs to the engine until its Outcome is saved.
+struct Claim {
+  int64_t schedule_id = 0;
+  int32_t provider_id = 0;
+  int64_t journal_id = 0;     // the store's note that this claim is in flight
+  int32_t token_table = 0;
+  std::string row_key;
+  std::string subject, label;
+  std::string stored_refresh_token;  // as it stands in the row (ciphertext): the compare-and-set value
+  Secret refresh_token;              // opened
+  int64_t generation = 0;
+  int32_t attempts = 0;
+  bool lost_response = false;        // an earlier answer may have been lost on the way
+  std::optional<Micros> expires_at;  // of the access token
+  std::optional<Micros> last_refreshed_at;
+  std::optional<Micros> due_at;      // of the row, when it was claimed
+  bool asked_for = false;            // somebody waits for it
+};
+
+enum class Refusal {
+  kNotDue,           // no longer due; nothing to do
+  kNotFound,         // gone, or not committed yet
+  kLocked,           // somebody holds the row in an open transaction
+  kAlreadyRefreshed, // its generation has moved on since the caller looked
+  kNeedsReauth,      // the grant is known to be dead; it is not presented again
+  kNoRefreshToken,
+  kUnreadable,       // the stored ciphertext does not open
+  kParked,           // a result waits to be written; the store is at it
+};
+
+struct RefusedClaim {
+  int64_t schedule_id = 0;
+  Refusal refusal = Refusal::kNotFound;
+};
+
+struct ClaimBatch {
+  std::vector<Claim> claims;
+  std::vector<RefusedClaim> refused;
+};
+
+// What became of a claim.
+struct Outcome {
+  Claim claim;
+  std::optional<TokenSet> tokens;  // set: refreshed
+  std::optional<Failure> failure;  // set: not refreshed
+  // Nothing was asked of the provider: the claim is given back. Only the journal note goes away; the row
+  // stays as it was (the fields below repeat it), there is nothing to audit, and the verdict is kSaved.
+  // Neither tokens nor failure is set.
+  bool released = false;
+  Micros answered_at = 0;
+  std::optional<Micros> expires_at;          // of the new access token, when tokens is set
+  std::optional<Micros> refresh_expires_at;
+  std::optional<Micros> due_at;    // next; nothing: never
+  int32_t attempts = 0;            // to be stored
+  bool lost_response = false;      // to be stored
+  Micros duration = 0;             // of the request
+};
+
+enum class SaveVerdict {
+  kSaved,
+  kSuperseded,  // other tokens are stored there now; they were left alone
+  kParked,      // the table rejected the write; the tokens are kept elsewhere, sealed, and retried
+  kGone,        // the row no longer exists
+  kNotStored,   // nothing could be written; the engine keeps the outcome and tries again
+};
+
+class Store {
+ public:
+  virtual ~Store() = default;
+
+  // Changes whenever a provider may have changed.
+  virtual uint64_t ProvidersVersion() = 0;
+  virtual Result<std::vector<std::shared_ptr<const Provider>>> LoadProviders() = 0;
+
+  virtual Result<DueList> ListDue(Micros now, std::span<const DueQuota> quotas) = 0;
+  virtual Result<ClaimBatch> ClaimRows(Micros now, std::span<const ClaimRequest> requests) = 0;
+  // One verdict per outcome, in order. Does not fail as a whole: what could not be written is kNotStored.
+  virtual std::vector<SaveVerdict> Save(Micros now, std::span<const Outcome> outcomes) = 0;
+};
+
+}  // namespace token_refresh

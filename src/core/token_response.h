@@ -1,0 +1,52 @@
+// Reads what a token endpoint answered (RFC 6749 sections 5.1 and 5.2) tolerantly:
+// JSON whatever the Content-Type says, form encoding as some providers send,
+// numbers as strings, missing fields. The rule: never lose a refresh token that
+// was understood, never call a grant dead on a guess. Called by the engine, and
+// by store_credential through ParseStoredTokens.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "core/clock.h"
+#include "core/failure.h"
+#include "core/http.h"
+#include "core/provider.h"
+#include "core/result.h"
+#include "core/secret.h"
+
+namespace token_refresh {
+
+struct TokenSet {
+  Secret access_token;
+  Secret refresh_token;  // empty: the answer held none, the stored one stays
+  std::string token_type = "Bearer";  // RFC 6750 spelling for any case of bearer, and when missing
+  std::string scope;     // empty: not said
+  std::optional<Micros> expires_in;          // relative to the answer; unset: unknown
+  std::optional<Micros> refresh_expires_in;  // the refresh token's own deadline
+  std::optional<Micros> refresh_in;          // the provider's hint when to refresh
+  std::vector<std::string> warnings;         // odd things worth an audit event; no secret
+};
+
+// An expiry beyond this is clamped to it (ten years).
+constexpr Micros kMaxLifetime = 3650 * kDay;
+
+// sent are the secrets of the request, scrubbed from whatever is reported.
+// now is for an HTTP-date in Retry-After.
+std::variant<TokenSet, Failure> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
+                                                  const std::vector<std::string_view>& sent, Micros now);
+
+// A token_response that an application hands to store_credential: the JSON object
+// a token endpoint gave it, optionally with expires_at (ISO 8601 text with zone, or epoch
+// seconds or milliseconds as a number, told apart by magnitude) instead of expires_in.
+// Strict where the caller can be told: errors name the key.
+// expires_in is then relative to now.
+Result<TokenSet> ParseStoredTokens(std::string_view json, Micros now);
+
+// Retry-After: seconds or an HTTP-date (RFC 9110 section 10.2.3), as a delay from now,
+// clamped to [0, 1 day]; nothing when it is neither.
+std::optional<Micros> ParseRetryAfter(std::string_view value, Micros now);
+
+}  // namespace token_refresh

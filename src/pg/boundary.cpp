@@ -1,0 +1,91 @@
+#include "pg/boundary.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace token_refresh {
+
+namespace {
+
+int SqlState(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kInvalidArgument:
+      return ERRCODE_INVALID_PARAMETER_VALUE;
+    case ErrorCode::kKeyMissing:
+      return ERRCODE_CONFIG_FILE_ERROR;
+    case ErrorCode::kNotAuthentic:
+      return ERRCODE_DATA_CORRUPTED;
+    case ErrorCode::kUnavailable:
+      return ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+    case ErrorCode::kInternal:
+      break;
+  }
+  return ERRCODE_INTERNAL_ERROR;
+}
+
+void CopyText(char* to, size_t size, const char* from) {
+  size_t length = strnlen(from, size - 1);
+  memcpy(to, from, length);
+  to[length] = '\0';
+}
+
+}  // namespace
+
+void FillPlainError(PlainError& plain, const Error& error) noexcept {
+  plain.sqlstate = SqlState(error.code);
+  CopyText(plain.message, sizeof(plain.message), error.message.c_str());
+  CopyText(plain.hint, sizeof(plain.hint), error.hint.c_str());
+}
+
+void FillPlainError(PlainError& plain, ErrorCode code, const char* message) noexcept {
+  plain.sqlstate = SqlState(code);
+  CopyText(plain.message, sizeof(plain.message), message);
+  plain.hint[0] = '\0';
+}
+
+void RaisePlainError(const PlainError& plain) {
+  ereport(ERROR,
+          (errcode(plain.sqlstate), errmsg("%s", plain.message), plain.hint[0] != '\0' ? errhint("%s", plain.hint) : 0));
+  pg_unreachable();
+}
+
+void ReportToLog(int level, const char* message, const char* hint) noexcept {
+  PG_TRY();
+  { ereport(level, (errmsg("token_refresh: %s", message), hint != nullptr ? errhint("%s", hint) : 0)); }
+  PG_CATCH();
+  { FlushErrorState(); }
+  PG_END_TRY();
+}
+
+void BeginWorkerTransaction(const char* activity) {
+  SetCurrentStatementStartTimestamp();
+  StartTransactionCommand();
+  SPI_connect();
+  PushActiveSnapshot(GetTransactionSnapshot());
+  pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+void CommitWorkerTransaction() {
+  SPI_finish();
+  PopActiveSnapshot();
+  CommitTransactionCommand();
+  pgstat_report_activity(STATE_IDLE, nullptr);
+}
+
+void AbortWorkerTransaction(int* sqlstate, char** message) {
+  // The report goes to the caller, not to the log: it may quote the row that failed.
+  MemoryContextSwitchTo(TopMemoryContext);
+  ErrorData* error = CopyErrorData();
+  FlushErrorState();
+  *sqlstate = error->sqlerrcode;
+  *message = error->message != nullptr ? strdup(error->message) : nullptr;
+  FreeErrorData(error);
+  HOLD_INTERRUPTS();
+  AbortCurrentTransaction();
+  pgstat_report_activity(STATE_IDLE, nullptr);
+  RESUME_INTERRUPTS();
+}
+
+void FreeErrorMessage(char* message) { free(message); }
+
+}  // namespace token_refresh

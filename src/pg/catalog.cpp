@@ -1,0 +1,215 @@
+#include "pg/catalog.h"
+
+extern "C" {
+#include "catalog/pg_collation.h"
+#include "utils/fmgroids.h"
+}
+
+namespace token_refresh {
+
+namespace {
+
+// Column numbers, as the install script creates them.
+enum CredentialColumn {
+  kCredentialId = 1,
+  kCredentialAccessToken = 5,
+  kCredentialRefreshToken = 6,
+  kCredentialTokenType = 7,
+  kCredentialScope = 8,
+  kCredentialIssuedAt = 9,
+  kCredentialExpiresAt = 10,
+  kCredentialStatus = 12,
+};
+enum ScheduleColumn {
+  kScheduleId = 1,
+  kScheduleProvider = 4,
+  kScheduleStatus = 5,
+  kScheduleDueAt = 6,
+  kScheduleAttempts = 8,
+  kScheduleFailure = 10,
+  kScheduleMessage = 11,
+  kScheduleGeneration = 12,
+};
+enum ParkedColumn {
+  kParkedAccessToken = 4,
+  kParkedTokenType = 6,
+  kParkedScope = 7,
+  kParkedExpiresAt = 9,
+};
+
+constexpr const char* kSelectCredential =
+    "SELECT id, access_token, refresh_token IS NOT NULL, token_type, scope, issued_at, expires_at, status"
+    " FROM token_refresh.credential"
+    " WHERE provider OPERATOR(pg_catalog.=) $1 AND subject OPERATOR(pg_catalog.=) $2"
+    " AND label OPERATOR(pg_catalog.=) $3";
+
+void EqualKey(ScanKey key, AttrNumber column, Oid collation, RegProcedure equal, Datum value) {
+  ScanKeyEntryInitialize(key, 0, column, BTEqualStrategyNumber, InvalidOid, collation, equal, value);
+}
+
+// Calls read(slot) for the one row that a unique index finds.
+template <class Read>
+bool FetchOne(Oid table, Oid index, ScanKey keys, int key_count, Snapshot snapshot, Read read) {
+  Relation relation = table_open(table, AccessShareLock);
+  Relation index_relation = index_open(index, AccessShareLock);
+  IndexScanDesc scan = BeginIndexScan(relation, index_relation, snapshot, key_count);
+  index_rescan(scan, keys, key_count, nullptr, 0);
+  TupleTableSlot* slot = table_slot_create(relation, nullptr);
+  bool found = index_getnext_slot(scan, ForwardScanDirection, slot);
+  if (found) read(slot);
+  ExecDropSingleTupleTableSlot(slot);
+  index_endscan(scan);
+  index_close(index_relation, AccessShareLock);
+  table_close(relation, AccessShareLock);
+  return found;
+}
+
+Datum GetColumn(TupleTableSlot* slot, int column, bool* is_null) { return slot_getattr(slot, column, is_null); }
+
+char* CopyText(TupleTableSlot* slot, int column) {
+  bool is_null;
+  Datum value = GetColumn(slot, column, &is_null);
+  return is_null ? nullptr : TextDatumGetCString(value);
+}
+
+bytea* CopyBytes(TupleTableSlot* slot, int column) {
+  bool is_null;
+  Datum value = GetColumn(slot, column, &is_null);
+  return is_null ? nullptr : DatumGetByteaPCopy(value);
+}
+
+bool GetTime(TupleTableSlot* slot, int column, TimestampTz* time) {
+  bool is_null;
+  Datum value = GetColumn(slot, column, &is_null);
+  *time = is_null ? 0 : DatumGetTimestampTz(value);
+  return !is_null;
+}
+
+void ReadCredential(TupleTableSlot* slot, CredentialRow* row) {
+  bool is_null;
+  row->id = DatumGetInt64(GetColumn(slot, kCredentialId, &is_null));
+  row->access_token = CopyBytes(slot, kCredentialAccessToken);
+  GetColumn(slot, kCredentialRefreshToken, &is_null);
+  row->has_refresh_token = !is_null;
+  row->token_type = CopyText(slot, kCredentialTokenType);
+  row->scope = CopyText(slot, kCredentialScope);
+  row->status = CopyText(slot, kCredentialStatus);
+  GetTime(slot, kCredentialIssuedAt, &row->issued_at);
+  row->expires = GetTime(slot, kCredentialExpiresAt, &row->expires_at);
+}
+
+void ReadSchedule(TupleTableSlot* slot, ScheduleRow* row) {
+  bool is_null;
+  row->id = DatumGetInt64(GetColumn(slot, kScheduleId, &is_null));
+  row->provider = DatumGetInt32(GetColumn(slot, kScheduleProvider, &is_null));
+  row->status = CopyText(slot, kScheduleStatus);
+  row->due = GetTime(slot, kScheduleDueAt, &row->due_at);
+  row->attempts = DatumGetInt32(GetColumn(slot, kScheduleAttempts, &is_null));
+  row->failure = CopyText(slot, kScheduleFailure);
+  row->message = CopyText(slot, kScheduleMessage);
+  row->generation = DatumGetInt64(GetColumn(slot, kScheduleGeneration, &is_null));
+  Datum xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &is_null);
+  row->written_by_this_transaction = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+}
+
+bool FetchCredentialByIndex(Oid table, text* provider, text* subject, text* label, Snapshot snapshot,
+                            CredentialRow* row) {
+  ScanKeyData keys[3];
+  EqualKey(&keys[0], 1, C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(provider));
+  EqualKey(&keys[1], 2, C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(subject));
+  EqualKey(&keys[2], 3, C_COLLATION_OID, F_TEXTEQ, PointerGetDatum(label));
+  return FetchOne(table, ExtensionRelation("credential_identity"), keys, 3, snapshot,
+                  [row](TupleTableSlot* slot) { ReadCredential(slot, row); });
+}
+
+// SPI's answer lives in a context that ends with SPI_finish; results are copied to caller_context.
+void ReadCredentialFromSpi(MemoryContext caller_context, CredentialRow* row) {
+  HeapTuple tuple = SPI_tuptable->vals[0];
+  TupleDesc desc = SPI_tuptable->tupdesc;
+  MemoryContext previous = MemoryContextSwitchTo(caller_context);
+  bool is_null;
+  row->id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &is_null));
+  row->access_token = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 2, &is_null));
+  row->has_refresh_token = DatumGetBool(SPI_getbinval(tuple, desc, 3, &is_null));
+  row->token_type = TextDatumGetCString(SPI_getbinval(tuple, desc, 4, &is_null));
+  Datum scope = SPI_getbinval(tuple, desc, 5, &is_null);
+  row->scope = is_null ? nullptr : TextDatumGetCString(scope);
+  row->issued_at = DatumGetTimestampTz(SPI_getbinval(tuple, desc, 6, &is_null));
+  Datum expires_at = SPI_getbinval(tuple, desc, 7, &is_null);
+  row->expires = !is_null;
+  row->expires_at = is_null ? 0 : DatumGetTimestampTz(expires_at);
+  row->status = TextDatumGetCString(SPI_getbinval(tuple, desc, 8, &is_null));
+  MemoryContextSwitchTo(previous);
+}
+
+// Through the executor, which applies the policies and privileges of the caller.
+bool FetchCredentialByQuery(text* provider, text* subject, text* label, Snapshot snapshot, CredentialRow* row) {
+  static SPIPlanPtr plan = nullptr;
+  MemoryContext caller_context = CurrentMemoryContext;
+  if (SPI_connect() != SPI_OK_CONNECT) elog(ERROR, "token_refresh: SPI_connect failed");
+  if (plan == nullptr) {
+    Oid types[3] = {TEXTOID, TEXTOID, TEXTOID};
+    SPIPlanPtr prepared = SPI_prepare(kSelectCredential, 3, types);
+    if (prepared == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed");
+    SPI_keepplan(prepared);
+    plan = prepared;
+  }
+  Datum values[3] = {PointerGetDatum(provider), PointerGetDatum(subject), PointerGetDatum(label)};
+  PushActiveSnapshot(snapshot);
+  int result = SPI_execute_plan(plan, values, nullptr, true, 1);
+  PopActiveSnapshot();
+  if (result != SPI_OK_SELECT) elog(ERROR, "token_refresh: reading credential failed");
+  bool found = SPI_processed > 0;
+  if (found) ReadCredentialFromSpi(caller_context, row);
+  SPI_finish();
+  return found;
+}
+
+}  // namespace
+
+Oid ExtensionRelation(const char* name) {
+  Oid schema = get_namespace_oid(kSchema, true);
+  Oid relation = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+  if (!OidIsValid(relation))
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("token_refresh.%s does not exist in this database", name),
+                    errhint("Run CREATE EXTENSION token_refresh.")));
+  return relation;
+}
+
+bool FetchCredential(text* provider, text* subject, text* label, Snapshot snapshot, CredentialRow* row) {
+  Oid table = ExtensionRelation("credential");
+  bool direct = pg_class_aclcheck(table, GetUserId(), ACL_SELECT) == ACLCHECK_OK &&
+                check_enable_rls(table, InvalidOid, true) != RLS_ENABLED;
+  return direct ? FetchCredentialByIndex(table, provider, subject, label, snapshot, row)
+                : FetchCredentialByQuery(provider, subject, label, snapshot, row);
+}
+
+bool FetchSchedule(int32_t token_table, const char* row_key, Snapshot snapshot, ScheduleRow* row) {
+  ScanKeyData keys[2];
+  EqualKey(&keys[0], 1, InvalidOid, F_INT4EQ, Int32GetDatum(token_table));
+  EqualKey(&keys[1], 2, C_COLLATION_OID, F_TEXTEQ, CStringGetTextDatum(row_key));
+  return FetchOne(ExtensionRelation("schedule"), ExtensionRelation("schedule_row"), keys, 2, snapshot,
+                  [row](TupleTableSlot* slot) { ReadSchedule(slot, row); });
+}
+
+bool FetchScheduleById(int64_t id, Snapshot snapshot, ScheduleRow* row) {
+  ScanKeyData key;
+  EqualKey(&key, 1, InvalidOid, F_INT8EQ, Int64GetDatum(id));
+  return FetchOne(ExtensionRelation("schedule"), ExtensionRelation("schedule_pkey"), &key, 1, snapshot,
+                  [row](TupleTableSlot* slot) { ReadSchedule(slot, row); });
+}
+
+bool FetchParked(int32_t token_table, const char* row_key, Snapshot snapshot, ParkedRow* row) {
+  ScanKeyData keys[2];
+  EqualKey(&keys[0], 1, InvalidOid, F_INT4EQ, Int32GetDatum(token_table));
+  EqualKey(&keys[1], 2, C_COLLATION_OID, F_TEXTEQ, CStringGetTextDatum(row_key));
+  return FetchOne(ExtensionRelation("parked_result"), ExtensionRelation("parked_result_pkey"), keys, 2, snapshot,
+                  [row](TupleTableSlot* slot) {
+                    row->access_token = CopyBytes(slot, kParkedAccessToken);
+                    row->token_type = CopyText(slot, kParkedTokenType);
+                    row->scope = CopyText(slot, kParkedScope);
+                    row->expires = GetTime(slot, kParkedExpiresAt, &row->expires_at);
+                  });
+}
+
+}  // namespace token_refresh

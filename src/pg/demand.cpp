@@ -1,0 +1,145 @@
+#include "pg/demand.h"
+
+#include "pg/shared_state.h"
+
+namespace token_refresh {
+
+namespace {
+
+RefresherPhase PhaseHere() {
+  DatabaseEntry entry;
+  return GetDatabaseEntry(MyDatabaseId, &entry) ? entry.phase : RefresherPhase::kUnknown;
+}
+
+}  // namespace
+
+bool CanRefresh() {
+  return !RecoveryInProgress() && SharedStateAvailable() && LauncherRunning() &&
+         PhaseHere() != RefresherPhase::kExcluded;
+}
+
+void RaiseCannotRefresh() {
+  if (RecoveryInProgress())
+    ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION), errmsg("cannot refresh tokens on a standby server"),
+                    errhint("Ask the primary; what it refreshes arrives here by replication.")));
+  if (!SharedStateAvailable())
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("cannot refresh tokens: token_refresh is not preloaded"),
+                    errhint("Add token_refresh to shared_preload_libraries and restart the server.")));
+  if (PhaseHere() == RefresherPhase::kExcluded)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("cannot refresh tokens: token_refresh.databases leaves out database \"%s\"",
+                           get_database_name(MyDatabaseId)),
+                    errhint("Add the database to token_refresh.databases and reload the configuration.")));
+  ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                  errmsg("cannot refresh tokens: the launcher of token_refresh is not running"),
+                  errhint("It starts with the server; see the server log.")));
+  pg_unreachable();
+}
+
+DemandOutcome RefreshAndWait(const ScheduleRow& row, int64_t timeout_ms) {
+  if (!CanRefresh()) RaiseCannotRefresh();
+  if (row.written_by_this_transaction)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+                    errmsg("cannot refresh a credential that this transaction has changed"),
+                    errhint("Commit first: the refresher sees committed rows only.")));
+  RequestTicket ticket;
+  if (!EnterRequest(MyDatabaseId, row.id, row.generation, &ticket))
+    ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                    errmsg("too many credentials are being waited for"),
+                    errhint("Raise token_refresh.request_slots, or try again later.")));
+  DemandOutcome outcome = {false, DemandResult::kInternal};
+  outcome.timed_out = !AwaitRequest(ticket, timeout_ms, &outcome.result);
+  return outcome;
+}
+
+const char* DemandResultName(DemandResult result) {
+  switch (result) {
+    case DemandResult::kRefreshed:
+      return "refreshed";
+    case DemandResult::kAlreadyRefreshed:
+      return "already_refreshed";
+    case DemandResult::kParked:
+      return "parked";
+    case DemandResult::kSuperseded:
+      return "superseded";
+    case DemandResult::kTransient:
+    case DemandResult::kProviderFailing:
+      return "transient";
+    case DemandResult::kRateLimited:
+      return "rate_limited";
+    case DemandResult::kReauth:
+      return "reauth";
+    case DemandResult::kClientConfig:
+      return "client_config";
+    case DemandResult::kTooEarly:
+      return "too_early";
+    case DemandResult::kProviderDisabled:
+      return "provider_disabled";
+    case DemandResult::kNotFound:
+      return "not_found";
+    case DemandResult::kLocked:
+      return "locked";
+    case DemandResult::kNoRefreshToken:
+      return "no_refresh_token";
+    case DemandResult::kUnreadable:
+      return "unreadable";
+    case DemandResult::kShuttingDown:
+      return "shutting_down";
+    case DemandResult::kInternal:
+      break;
+  }
+  return "internal";
+}
+
+bool IsFresh(DemandResult result) {
+  return result == DemandResult::kRefreshed || result == DemandResult::kAlreadyRefreshed ||
+         result == DemandResult::kParked || result == DemandResult::kSuperseded;
+}
+
+const char* DemandFailure(DemandResult result) {
+  if (IsFresh(result)) return nullptr;
+  switch (result) {
+    case DemandResult::kRateLimited:
+    case DemandResult::kReauth:
+    case DemandResult::kClientConfig:
+    case DemandResult::kTooEarly:
+      return DemandResultName(result);
+    case DemandResult::kProviderDisabled:
+    case DemandResult::kUnreadable:
+      return "client_config";
+    case DemandResult::kNoRefreshToken:
+      return "reauth";
+    default:
+      return "transient";
+  }
+}
+
+const char* DemandMessage(DemandResult result) {
+  switch (result) {
+    case DemandResult::kProviderFailing:
+      return "the provider keeps failing and is being probed; try again later";
+    case DemandResult::kRateLimited:
+      return "the provider asks to wait";
+    case DemandResult::kTooEarly:
+      return "the provider does not allow another refresh yet";
+    case DemandResult::kProviderDisabled:
+      return "the provider is disabled";
+    case DemandResult::kNotFound:
+      return "the credential is gone, or not committed yet";
+    case DemandResult::kLocked:
+      return "another transaction holds the credential; try again when it has ended";
+    case DemandResult::kNoRefreshToken:
+      return "there is no refresh token; the user must sign in again";
+    case DemandResult::kUnreadable:
+      return "the stored refresh token does not open with the keys at hand; see the server log";
+    case DemandResult::kShuttingDown:
+      return "the refresher is stopping; try again";
+    case DemandResult::kInternal:
+      return "the refresher could not do it; see the server log";
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace token_refresh

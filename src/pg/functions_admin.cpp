@@ -1,0 +1,226 @@
+// SQL functions behind the administration of providers and keys, and what status() needs to
+// know of the refresher.
+#include <cstring>
+#include <string>
+
+#include "core/key_ring.h"
+#include "core/provider.h"
+#include "core/sealed_box.h"
+#include "pg/boundary.h"
+#include "pg/keys.h"
+#include "pg/settings.h"
+#include "pg/shared_state.h"
+#include "pg/wakeup.h"
+
+extern "C" {
+#include "utils/numeric.h"
+
+PG_FUNCTION_INFO_V1(token_refresh_canonical_options);
+PG_FUNCTION_INFO_V1(token_refresh_seal);
+PG_FUNCTION_INFO_V1(token_refresh_reseal);
+PG_FUNCTION_INFO_V1(token_refresh_key_ring);
+PG_FUNCTION_INFO_V1(token_refresh_refresher_state);
+PG_FUNCTION_INFO_V1(token_refresh_wake_refresher);
+}
+
+namespace token_refresh {
+
+namespace {
+
+struct OptionBeingRead {
+  const char* provider;
+  char key[64];
+};
+
+void AddOptionContext(void* arg) {
+  OptionBeingRead* option = static_cast<OptionBeingRead*>(arg);
+  errcontext("option \"%s\" of provider \"%s\"", option->key, option->provider);
+}
+
+bool IsIntervalOption(const JsonbValue& key) noexcept {
+  for (const OptionSpec& spec : ProviderOptionSpecs())
+    if (spec.type == OptionType::kInterval &&
+        spec.key == std::string_view(key.val.string.val, static_cast<size_t>(key.val.string.len)))
+      return true;
+  return false;
+}
+
+// PostgreSQL interval text becomes microseconds; anything else stays, for the core to judge.
+void ConvertInterval(const char* provider, const JsonbValue& key, JsonbValue* value) {
+  OptionBeingRead option = {provider, {}};
+  strlcpy(option.key, pnstrdup(key.val.string.val, key.val.string.len), sizeof(option.key));
+  ErrorContextCallback callback = {};
+  callback.previous = error_context_stack;
+  callback.callback = AddOptionContext;
+  callback.arg = &option;
+  error_context_stack = &callback;
+  char* given = pnstrdup(value->val.string.val, value->val.string.len);
+  Interval* interval = DatumGetIntervalP(
+      DirectFunctionCall3(interval_in, CStringGetDatum(given), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+  int64 micros = interval->time + (static_cast<int64>(interval->day) + static_cast<int64>(interval->month) * 30) * kDay;
+  value->type = jbvNumeric;
+  value->val.numeric = int64_to_numeric(micros);
+  error_context_stack = callback.previous;
+}
+
+// The top-level object with its intervals converted.
+Jsonb* ConvertIntervals(const char* provider, Jsonb* options) {
+  JsonbIterator* iterator = JsonbIteratorInit(&options->root);
+  JsonbParseState* state = nullptr;
+  JsonbValue* result = nullptr;
+  JsonbValue value = {}, key = {};
+  JsonbIteratorToken token;
+  bool is_interval = false;
+  while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE) {
+    if (token == WJB_KEY) {
+      key = value;
+      is_interval = IsIntervalOption(key);
+    } else if (token == WJB_VALUE && is_interval && value.type == jbvString) {
+      ConvertInterval(provider, key, &value);
+    } else if (token == WJB_VALUE && is_interval && value.type == jbvNumeric) {
+      // A bare number would be read as microseconds: nobody means that.
+      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                      errmsg("option \"%s\" must be an interval", pnstrdup(key.val.string.val, key.val.string.len)),
+                      errhint("Write it as text, such as \"5 minutes\".")));
+    }
+    result = pushJsonbValue(&state, token, token < WJB_BEGIN_ARRAY || token == WJB_VALUE ? &value : nullptr);
+  }
+  return JsonbValueToJsonb(result);
+}
+
+SealedPlace PlaceOf(char* table, char* row_key, char* column) { return SealedPlace{table, row_key, column}; }
+
+std::string_view Bytes(const void* varlena) { return {VARDATA_ANY(varlena), VARSIZE_ANY_EXHDR(varlena)}; }
+
+const char* PhaseName(RefresherPhase phase) {
+  switch (phase) {
+    case RefresherPhase::kUnknown:
+      return "not_started";
+    case RefresherPhase::kStarting:
+      return "starting";
+    case RefresherPhase::kRunning:
+      return "running";
+    case RefresherPhase::kNotInstalled:
+      return "not_installed";
+    case RefresherPhase::kExcluded:
+      return "excluded";
+    case RefresherPhase::kHeld:
+      return "held";
+  }
+  return "unknown";
+}
+
+// Names and ids of the keys, in plain memory.
+struct KeyList {
+  int count;
+  struct {
+    char name[64];
+    uint8_t id[kKeyIdBytes];
+  } keys[1024];
+};
+
+Status ListKeys(KeyList* list) {
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  for (const SealingKey& key : (*ring)->keys()) {
+    if (list->count == static_cast<int>(lengthof(list->keys))) break;
+    auto& entry = list->keys[list->count++];
+    strlcpy(entry.name, key.name.c_str(), sizeof(entry.name));
+    memcpy(entry.id, key.id.data(), kKeyIdBytes);
+  }
+  return Ok();
+}
+
+}  // namespace
+
+}  // namespace token_refresh
+
+extern "C" Datum token_refresh_canonical_options(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(3)) PG_RETURN_NULL();
+  const char* provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
+  bool has_client_id = !PG_ARGISNULL(1) && VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(1)) > 0;
+  bool has_client_secret = PG_GETARG_BOOL(2);
+  Jsonb* options = PG_GETARG_JSONB_P(3);
+  if (!JB_ROOT_IS_OBJECT(options))
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"options\" must be a JSON object")));
+  Jsonb* converted = ConvertIntervals(provider, options);
+  const char* json = JsonbToCString(nullptr, &converted->root, VARSIZE(converted));
+  RunCpp([&]() -> Status {
+    token_refresh::Result<ProviderOptions> parsed = ParseProviderOptions(json, Settings::allow_insecure_http);
+    if (!parsed.ok()) return parsed.error();
+    return CheckProviderClient(*parsed, has_client_id, has_client_secret);
+  });
+  PG_RETURN_JSONB_P(converted);
+}
+
+extern "C" Datum token_refresh_seal(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  SealedPlace place = PlaceOf(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)),
+                              text_to_cstring(PG_GETARG_TEXT_PP(2)));
+  text* secret = PG_GETARG_TEXT_PP(3);
+  bytea* sealed = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(VARSIZE_ANY_EXHDR(secret))));
+  RunCpp([&]() -> Status {
+    token_refresh::Result<const KeyRing*> ring = LoadKeyRing();
+    if (!ring.ok()) return ring.error();
+    return SealInto(**ring, place, Bytes(secret), VARDATA(sealed));
+  });
+  SET_VARSIZE(sealed, VARHDRSZ + SealedSize(VARSIZE_ANY_EXHDR(secret)));
+  PG_RETURN_BYTEA_P(sealed);
+}
+
+extern "C" Datum token_refresh_reseal(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  SealedPlace place = PlaceOf(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)),
+                              text_to_cstring(PG_GETARG_TEXT_PP(2)));
+  bytea* old = PG_GETARG_BYTEA_PP(3);
+  // The envelope keeps its length: only key id, nonce and ciphertext change.
+  size_t size = VARSIZE_ANY_EXHDR(old);
+  bytea* sealed = static_cast<bytea*>(palloc(VARHDRSZ + size));
+  RunCpp([&]() -> Status {
+    token_refresh::Result<const KeyRing*> ring = LoadKeyRing();
+    if (!ring.ok()) return ring.error();
+    token_refresh::Result<Secret> secret = Open(**ring, place, Bytes(old));
+    if (!secret.ok()) return secret.error();
+    return SealInto(**ring, place, secret->view(), VARDATA(sealed));
+  });
+  SET_VARSIZE(sealed, VARHDRSZ + size);
+  PG_RETURN_BYTEA_P(sealed);
+}
+
+extern "C" Datum token_refresh_key_ring(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  InitMaterializedSRF(fcinfo, 0);
+  ReturnSetInfo* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+  KeyList* list = static_cast<KeyList*>(palloc0(sizeof(KeyList)));
+  RunCpp([&] { return ListKeys(list); });
+  for (int i = 0; i < list->count; i++) {
+    bytea* id = static_cast<bytea*>(palloc(VARHDRSZ + kKeyIdBytes));
+    SET_VARSIZE(id, VARHDRSZ + kKeyIdBytes);
+    memcpy(VARDATA(id), list->keys[i].id, kKeyIdBytes);
+    Datum values[] = {CStringGetTextDatum(list->keys[i].name), PointerGetDatum(id), BoolGetDatum(i == 0)};
+    bool nulls[] = {false, false, false};
+    tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+  }
+  return 0;
+}
+
+extern "C" Datum token_refresh_refresher_state(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  TupleDesc desc;
+  if (get_call_result_type(fcinfo, nullptr, &desc) != TYPEFUNC_COMPOSITE)
+    elog(ERROR, "token_refresh: return type must be a row type");
+  DatabaseEntry entry = {};
+  bool known = SharedStateAvailable() && GetDatabaseEntry(MyDatabaseId, &entry);
+  bool running = known && entry.phase == RefresherPhase::kRunning;
+  const char* phase = !SharedStateAvailable() ? "not_preloaded" : known ? PhaseName(entry.phase) : "not_started";
+  Datum values[] = {CStringGetTextDatum(phase), Int32GetDatum(entry.refresher_pid), Int64GetDatum(entry.requests),
+                    Int64GetDatum(entry.refreshed), Int64GetDatum(entry.failed)};
+  bool nulls[] = {false, !running, !known, !known, !known};
+  PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+extern "C" Datum token_refresh_wake_refresher(PG_FUNCTION_ARGS) {
+  token_refresh::WakeAllAtCommit();
+  PG_RETURN_VOID();
+}

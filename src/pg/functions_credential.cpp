@@ -1,0 +1,146 @@
+// SQL functions that read and refresh credentials: get_access_token, get_token,
+// refresh_credential, _refresh_many.
+#include "pg/boundary.h"
+#include "pg/read_token.h"
+#include "pg/settings.h"
+#include "pg/shared_state.h"
+
+extern "C" {
+PG_FUNCTION_INFO_V1(token_refresh_get_access_token);
+PG_FUNCTION_INFO_V1(token_refresh_get_token);
+PG_FUNCTION_INFO_V1(token_refresh_refresh_credential);
+PG_FUNCTION_INFO_V1(token_refresh_refresh_many);
+}
+
+namespace token_refresh {
+
+namespace {
+
+// How many requests _refresh_many keeps open at once.
+constexpr int kWindow = 256;
+
+text* RequireText(FunctionCallInfo fcinfo, int argument, const char* name) {
+  if (PG_ARGISNULL(argument))
+    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"%s\" must not be null", name)));
+  return PG_GETARG_TEXT_PP(argument);
+}
+
+int64_t IntervalMicros(const Interval* interval) {
+  return interval->time + (static_cast<int64_t>(interval->day) + static_cast<int64_t>(interval->month) * 30) * kDay;
+}
+
+void ReadArgs(FunctionCallInfo fcinfo, TokenRequestArgs* args) {
+  *args = {};
+  args->provider = RequireText(fcinfo, 0, "provider");
+  args->subject = RequireText(fcinfo, 1, "subject");
+  args->label = RequireText(fcinfo, 2, "label");
+  if (PG_NARGS() > 3 && !PG_ARGISNULL(3)) {
+    args->has_min_validity = true;
+    args->min_validity = IntervalMicros(PG_GETARG_INTERVAL_P(3));
+    if (args->min_validity < 0)
+      ereport(ERROR,
+              (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"min_validity\" must not be negative")));
+  }
+}
+
+Datum TextOrNull(const char* value, bool* is_null) {
+  *is_null = value == nullptr;
+  return *is_null ? 0 : CStringGetTextDatum(value);
+}
+
+void PutRow(FunctionCallInfo fcinfo, Datum* values, bool* nulls) {
+  ReturnSetInfo* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+  tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+// A sliding window over the ids: results come back in order, requests run ahead.
+void RefreshWindow(FunctionCallInfo fcinfo, const ScheduleRow* rows, int count) {
+  int window = Min(kWindow, Max(1, Settings::request_slots / 4));
+  RequestTicket* tickets = static_cast<RequestTicket*>(palloc(sizeof(RequestTicket) * Max(count, 1)));
+  bool* entered = static_cast<bool*>(palloc0(sizeof(bool) * Max(count, 1)));
+  int next = 0;
+  for (int i = 0; i < count; i++) {
+    for (; next < count && next < i + window; next++)
+      entered[next] = EnterRequest(MyDatabaseId, rows[next].id, rows[next].generation, &tickets[next]);
+    DemandResult result = DemandResult::kInternal;
+    bool answered = entered[i] && AwaitRequest(tickets[i], Settings::request_timeout_ms, &result);
+    const char* name = answered ? DemandResultName(result) : entered[i] ? "timeout" : "no_request_slot";
+    Datum values[] = {Int64GetDatum(rows[i].id), CStringGetTextDatum(name)};
+    bool nulls[] = {false, false};
+    PutRow(fcinfo, values, nulls);
+  }
+}
+
+}  // namespace
+
+}  // namespace token_refresh
+
+extern "C" Datum token_refresh_get_access_token(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  TokenRequestArgs args;
+  TokenAnswer answer;
+  ReadArgs(fcinfo, &args);
+  ObtainToken(args, &answer);
+  if (answer.access_token == nullptr) PG_RETURN_NULL();
+  PG_RETURN_TEXT_P(answer.access_token);
+}
+
+extern "C" Datum token_refresh_get_token(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  InitMaterializedSRF(fcinfo, 0);
+  TokenRequestArgs args;
+  TokenAnswer answer;
+  ReadArgs(fcinfo, &args);
+  ObtainToken(args, &answer);
+  Datum values[7];
+  bool nulls[7] = {};
+  nulls[0] = answer.access_token == nullptr;
+  values[0] = nulls[0] ? 0 : PointerGetDatum(answer.access_token);
+  values[1] = TextOrNull(answer.token_type, &nulls[1]);
+  nulls[2] = !answer.stored || !answer.expires;
+  values[2] = TimestampTzGetDatum(answer.expires_at);
+  values[3] = TextOrNull(answer.scope, &nulls[3]);
+  values[4] = TextOrNull(answer.status, &nulls[4]);
+  values[5] = BoolGetDatum(answer.was_refreshed);
+  values[6] = TextOrNull(answer.message, &nulls[6]);
+  PutRow(fcinfo, values, nulls);
+  return 0;
+}
+
+extern "C" Datum token_refresh_refresh_credential(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  InitMaterializedSRF(fcinfo, 0);
+  TokenRequestArgs args;
+  RefreshAnswer answer;
+  ReadArgs(fcinfo, &args);
+  RefreshNow(args, &answer);
+  Datum values[4];
+  bool nulls[4] = {};
+  values[0] = BoolGetDatum(answer.success);
+  nulls[1] = !answer.expires;
+  values[1] = TimestampTzGetDatum(answer.expires_at);
+  values[2] = TextOrNull(answer.failure, &nulls[2]);
+  values[3] = TextOrNull(answer.message, &nulls[3]);
+  PutRow(fcinfo, values, nulls);
+  return 0;
+}
+
+extern "C" Datum token_refresh_refresh_many(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  InitMaterializedSRF(fcinfo, 0);
+  ArrayType* array = PG_GETARG_ARRAYTYPE_P(0);
+  Datum* ids;
+  bool* nulls;
+  int count;
+  deconstruct_array(array, INT8OID, sizeof(int64), true, TYPALIGN_DOUBLE, &ids, &nulls, &count);
+  if (count == 0) return 0;
+  if (!CanRefresh()) RaiseCannotRefresh();
+  ScheduleRow* rows = static_cast<ScheduleRow*>(palloc(sizeof(ScheduleRow) * count));
+  int wanted = 0;
+  Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+  for (int i = 0; i < count; i++)
+    if (!nulls[i] && FetchScheduleById(DatumGetInt64(ids[i]), snapshot, &rows[wanted])) wanted++;
+  UnregisterSnapshot(snapshot);
+  RefreshWindow(fcinfo, rows, wanted);
+  return 0;
+}

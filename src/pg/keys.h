@@ -1,0 +1,19 @@
+// The key ring of this process: read from token_refresh.key_file or key_command on first
+// use, and again after a reload of the configuration. For anyone in src/pg, from
+// C++ code (inside RunCpp): it does not call PostgreSQL.
+#pragma once
+
+#include "core/key_ring.h"
+#include "core/result.h"
+
+namespace token_refresh {
+
+// The ring stays valid until the next call of LoadKeyRing or ForgetKeyRing.
+// Errors: kKeyMissing, saying how to make a key, when nothing is configured or the file
+// is not safe or not readable; kInvalidArgument naming the line.
+Result<const KeyRing*> LoadKeyRing();
+
+// The next LoadKeyRing reads the source again.
+void ForgetKeyRing();
+
+}  // namespace token_refresh

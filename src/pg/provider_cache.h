@@ -1,0 +1,30 @@
+// What a session must know of a provider without asking SQL each time: when its
+// tokens count as due. Filled on first use, forgotten when anything in the tables provider,
+// token_table or control changes in any session (relcache invalidation, which reaches standbys too).
+// May raise. No privileges are checked: nothing here is secret.
+#pragma once
+
+#include <cstdint>
+
+#include "core/provider.h"
+#include "pg/postgres_api.h"
+
+namespace token_refresh {
+
+struct KnownProvider {
+  char name[NAMEDATALEN];
+  int32_t id;
+  bool enabled;
+  RefreshTiming timing;
+};
+
+// Called from _PG_init.
+void InstallProviderCache();
+
+// Null when there is no such provider. Valid until the next call.
+const KnownProvider* FindProvider(const char* name);
+
+// Moves on with every change that may concern providers; for the refresher.
+uint64_t ProviderCacheVersion();
+
+}  // namespace token_refresh

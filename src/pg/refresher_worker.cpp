@@ -1,0 +1,317 @@
+// The refresher: one background worker per database, the only process that talks to
+// providers. One loop with one wait: for its latch (a session wants something, the schedule has
+// changed, a signal came) and for the transport's descriptor. All decisions are the engine's
+// (core/refresher), all SQL is the store's (pg/store).
+#include <sys/resource.h>
+
+#include <memory>
+
+#include "core/curl_transport.h"
+#include "core/refresher.h"
+#include "pg/boundary.h"
+#include "pg/feed.h"
+#include "pg/settings.h"
+#include "pg/shared_state.h"
+#include "pg/store.h"
+#include "pg/workers.h"
+
+extern "C" {
+#include "common/pg_prng.h"
+}
+
+namespace token_refresh {
+
+namespace {
+
+// File descriptors that PostgreSQL itself may want in this process.
+constexpr int kReservedDescriptors = 256;
+constexpr int kMostInFlight = 10000;
+constexpr int kRequestsPerTurn = 256;
+// While there is work, the schedule is looked at no more often than this for rows that sessions have
+// just made due; what falls due sooner than that wakes the refresher.
+constexpr Micros kShortestLook = 50 * kMillisecond;
+// How long a refresher drains when a command on its database waits for it to leave.
+constexpr Micros kDrainForCommand = 2 * kSecond;
+
+class WallClock final : public Clock {
+ public:
+  Micros Now() const override { return FromTimestamp(GetCurrentTimestamp()); }
+};
+
+// What the worker owns. Allocated once and never freed: the process ends by proc_exit, which
+// runs no destructors of this frame.
+struct Worker {
+  Oid database = InvalidOid;
+  WallClock clock;
+  std::unique_ptr<PgStore> store;
+  std::unique_ptr<CurlTransport> transport;
+  std::unique_ptr<Refresher> engine;
+  RefresherSettings settings;
+  Micros next_sweep_at = 0;
+  Micros look_at = 0;      // sessions rely on the schedule being looked at by then; 0: on nothing
+  Micros drain_until = 0;  // 0: not draining
+  WaitEventSet* wait_set = nullptr;
+};
+
+RefresherPhase phase_after_exit = RefresherPhase::kUnknown;
+
+void DeregisterAtExit(int, Datum database) {
+  DeregisterRefresher(DatumGetObjectId(database), phase_after_exit);
+}
+
+// Raises the limit of open files as far as the system allows; returns how many requests may be in
+// flight in all.
+int TotalInFlight() {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return kReservedDescriptors;
+  rlim_t wanted = static_cast<rlim_t>(kMostInFlight + kReservedDescriptors);
+  rlim_t reachable = limit.rlim_max == RLIM_INFINITY ? wanted : Min(wanted, limit.rlim_max);
+  if (limit.rlim_cur < reachable) {
+    limit.rlim_cur = reachable;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0 && getrlimit(RLIMIT_NOFILE, &limit) != 0) return kReservedDescriptors;
+  }
+  return Max(16, static_cast<int>(Min(limit.rlim_cur, wanted)) - kReservedDescriptors);
+}
+
+// Statements are short and set-based: plans that walk an index for each element of an array, and no
+// long wait for a lock.
+void SetSessionDefaults() {
+  struct {
+    const char *name, *value;
+  } defaults[] = {{"search_path", "pg_catalog, pg_temp"},   {"lock_timeout", "100ms"},
+                  {"statement_timeout", "0"},               {"idle_in_transaction_session_timeout", "0"},
+                  {"default_transaction_isolation", "read committed"}, {"default_transaction_read_only", "off"},
+                  {"enable_hashjoin", "off"},               {"enable_mergejoin", "off"},
+                  {"enable_seqscan", "off"},                {"max_parallel_workers_per_gather", "0"},
+                  {"jit", "off"},                           {"application_name", kRefresherName}};
+  for (const auto& setting : defaults)
+    SetConfigOption(setting.name, setting.value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+void Configure(Worker* worker) {
+  RefresherSettings& settings = worker->settings;
+  settings.max_in_flight = Settings::max_in_flight;
+  settings.refresh_margin = static_cast<Micros>(Settings::refresh_margin_s) * kSecond;
+  settings.background = Settings::enabled && !worker->store->paused();
+  settings.http.connect_timeout = Settings::connect_timeout_ms * kMillisecond;
+  settings.http.timeout = Settings::http_timeout_ms * kMillisecond;
+  settings.http.ca_file = Settings::ca_file != nullptr ? Settings::ca_file : "";
+  settings.http.allow_insecure_http = Settings::allow_insecure_http;
+  worker->engine->Configure(settings);
+}
+
+// A C++ step of the worker; what it throws ends the worker, and the launcher starts another.
+template <class F>
+void Step(F&& f) {
+  PlainError error;
+  if (CallCpp(error, std::forward<F>(f))) return;
+  ereport(FATAL, (errcode(error.sqlstate), errmsg("token_refresh refresher: %s", error.message)));
+}
+
+Worker* MakeWorker(Oid database) {
+  Worker* worker = nullptr;
+  int total = TotalInFlight();
+  uint64_t seed = pg_prng_uint64(&pg_global_prng_state);
+  Step([&]() -> Status {
+    worker = new Worker;
+    worker->database = database;
+    worker->store = std::make_unique<PgStore>();
+    CurlTransport::Options options;
+    options.max_connections = static_cast<size_t>(total);
+    Result<std::unique_ptr<CurlTransport>> transport = CurlTransport::Create(options);
+    if (!transport.ok()) return transport.error();
+    worker->transport = std::move(*transport);
+    worker->settings.max_in_flight_total = total;
+    worker->engine = std::make_unique<Refresher>(*worker->store, *worker->transport, worker->clock, seed);
+    Configure(worker);
+    return Ok();
+  });
+  if (total < Settings::max_in_flight)
+    ereport(LOG, (errmsg("token_refresh refresher: only %d requests can be in flight, fewer than "
+                         "token_refresh.max_in_flight", total),
+                  errhint("Raise the limit of open files (ulimit -n) for the server.")));
+  worker->wait_set = MakeWaitEventSet(TopMemoryContext, 3);
+  AddWaitEventToSet(worker->wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, nullptr);
+  AddWaitEventToSet(worker->wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, nullptr, nullptr);
+  AddWaitEventToSet(worker->wait_set, WL_SOCKET_READABLE, worker->transport->descriptor(), nullptr, nullptr);
+  return worker;
+}
+
+bool ExtensionPresent(Worker* worker) {
+  bool present = false;
+  Step([&] {
+    present = worker->store->ExtensionPresent();
+    return Ok();
+  });
+  return present;
+}
+
+[[noreturn]] void Leave(RefresherPhase phase) {
+  phase_after_exit = phase;
+  proc_exit(0);
+}
+
+void SweepIfDue(Worker* worker) {
+  Step([&] {
+    Micros now = worker->clock.Now();
+    if (worker->drain_until != 0 || now < worker->next_sweep_at) return Ok();
+    Status swept = worker->store->Sweep();
+    if (!swept.ok()) ReportToLog(WARNING, swept.error().message.c_str());
+    worker->next_sweep_at = worker->clock.Now() + static_cast<Micros>(Settings::sweep_interval_s) * kSecond;
+    worker->engine->ScheduleChanged();
+    return Ok();
+  });
+}
+
+void TakeDemands(Worker* worker) {
+  PendingRequest pending[kRequestsPerTurn];
+  int count;
+  do {
+    count = TakeRequests(worker->database, pending, kRequestsPerTurn);
+    Step([&] {
+      for (int i = 0; i < count; i++) worker->engine->RequestNow(pending[i].schedule_id, pending[i].seen_generation);
+      return Ok();
+    });
+  } while (count == kRequestsPerTurn);
+}
+
+void Turn(Worker* worker) {
+  Step([&] {
+    worker->engine->Turn();
+    for (const FinishedDemand& finished : worker->engine->TakeFinished())
+      FinishRequest(worker->database, finished.schedule_id, finished.result);
+    AdvertiseCounters(worker->database, worker->engine->counters());
+    bool background = Settings::enabled && !worker->store->paused();
+    if (background != worker->settings.background) {
+      Configure(worker);
+      worker->engine->ScheduleChanged();
+    }
+    return Ok();
+  });
+}
+
+void BeginDrainIfAsked(Worker* worker) {
+  bool command = RefresherStopRequested(worker->database);
+  if (worker->drain_until != 0 || !(ShutdownRequestPending || command)) return;
+  Step([&] {
+    Micros patience = Settings::drain_timeout_ms * kMillisecond;
+    worker->drain_until = worker->clock.Now() + (command ? Min(patience, kDrainForCommand) : patience);
+    worker->engine->BeginDrain();
+    return Ok();
+  });
+}
+
+void LeaveIfDrained(Worker* worker) {
+  if (worker->drain_until == 0) return;
+  size_t unfinished = 0;
+  Step([&] {
+    unfinished = worker->engine->unfinished();
+    return Ok();
+  });
+  if (unfinished != 0 && worker->clock.Now() < worker->drain_until) return;
+  if (unfinished != 0)
+    ereport(LOG, (errmsg("token_refresh refresher: leaves with %zu requests unanswered", unfinished),
+                  errdetail("They are asked again when it is back.")));
+  Leave(RefresherPhase::kUnknown);
+}
+
+// A COMMIT that makes something due wakes the refresher only if that is earlier than the advertised
+// time. So until the schedule has been read every COMMIT must wake it, and at the advertised time it must
+// really be read, whatever the engine itself has in mind then.
+void KeepPromiseToLook(Worker* worker) {
+  AdvertiseNextLook(worker->database, DT_NOEND);
+  if (worker->look_at == 0 || worker->clock.Now() < worker->look_at) return;
+  worker->look_at = 0;
+  Step([&] {
+    worker->engine->ScheduleChanged();
+    return Ok();
+  });
+}
+
+void PromiseToLook(Worker* worker, Micros now, Micros at) {
+  Micros promised = Max(at, now + kShortestLook);
+  if (worker->look_at == 0 || promised < worker->look_at) worker->look_at = promised;
+  AdvertiseNextLook(worker->database, ToTimestamp(promised));
+}
+
+// Milliseconds until there is something to do even if nothing happens.
+long WaitTime(Worker* worker) {
+  Micros now = worker->clock.Now();
+  Micros wake_at = 0;
+  std::optional<Micros> transport;
+  Step([&] {
+    wake_at = worker->drain_until != 0 ? worker->drain_until : worker->next_sweep_at;
+    std::optional<Micros> turn_at = worker->engine->NextTurnAt();
+    if (turn_at) wake_at = Min(wake_at, *turn_at);
+    transport = worker->transport->NextTimeout();
+    return Ok();
+  });
+  PromiseToLook(worker, now, wake_at);
+  wake_at = Min(wake_at, worker->look_at);
+  if (transport) wake_at = Min(wake_at, now + *transport);
+  Micros wait = wake_at - worker->clock.Now();
+  if (wait <= 0) return 0;
+  return static_cast<long>(Min((wait + kMillisecond - 1) / kMillisecond, static_cast<Micros>(INT_MAX)));
+}
+
+void Wait(Worker* worker) {
+  WaitEvent events[3];
+  int count = WaitEventSetWait(worker->wait_set, WaitTime(worker), events, lengthof(events), PG_WAIT_EXTENSION);
+  bool latch = false;
+  for (int i = 0; i < count; i++) latch = latch || (events[i].events & WL_LATCH_SET) != 0;
+  // Cancelling makes sense for a statement, and there is none now; the lock timeout arrives the same way.
+  QueryCancelPending = false;
+  CHECK_FOR_INTERRUPTS();
+  if (!latch) return;
+  ResetLatch(MyLatch);
+  if (ConfigReloadPending) {
+    ConfigReloadPending = false;
+    ProcessConfigFile(PGC_SIGHUP);
+    Step([&] {
+      Configure(worker);
+      return Ok();
+    });
+  }
+  if (!ExtensionPresent(worker)) Leave(RefresherPhase::kNotInstalled);
+  Step([&] {
+    worker->engine->ScheduleChanged();
+    return Ok();
+  });
+}
+
+void Run(Worker* worker) {
+  for (;;) {
+    BeginDrainIfAsked(worker);
+    SweepIfDue(worker);
+    KeepPromiseToLook(worker);
+    TakeDemands(worker);
+    Turn(worker);
+    LeaveIfDrained(worker);
+    Wait(worker);
+  }
+}
+
+}  // namespace
+
+}  // namespace token_refresh
+
+extern "C" void token_refresh_refresher_main(Datum main_arg) {
+  using namespace token_refresh;
+  Oid database = DatumGetObjectId(main_arg);
+  pqsignal(SIGHUP, SignalHandlerForConfigReload);
+  pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+  BackgroundWorkerUnblockSignals();
+  BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+  if (!RegisterRefresher(database)) proc_exit(0);
+  before_shmem_exit(DeregisterAtExit, ObjectIdGetDatum(database));
+  SetSessionDefaults();
+  SetOwnWrites(true);
+  Worker* worker = MakeWorker(database);
+  if (!ExtensionPresent(worker)) Leave(RefresherPhase::kNotInstalled);
+  Step([&] {
+    Status recovered = worker->store->Recover();
+    if (!recovered.ok()) ReportToLog(WARNING, recovered.error().message.c_str());
+    return Ok();
+  });
+  Run(worker);
+}

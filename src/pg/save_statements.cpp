@@ -1,0 +1,330 @@
+#include "pg/save_statements.h"
+
+#include "pg/spi_arrays.h"
+#include "pg/statements.h"
+
+namespace token_refresh {
+
+namespace {
+
+Statement schedule_refreshed = {
+    "UPDATE token_refresh.schedule s SET status = 'connected', due_at = k.due_at, expires_at = k.expires_at,"
+    " attempts = 0, lost_response = false, failure = NULL, message = NULL, generation = s.generation + 1,"
+    " refresh_count = s.refresh_count + 1, last_refreshed_at = k.answered_at"
+    " FROM unnest($1, $2, $3, $4) AS k(id, due_at, expires_at, answered_at) WHERE s.id = k.id",
+    4,
+    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID},
+    nullptr};
+
+// generation makes this a compare-and-set as well: whoever stores tokens moves it on.
+Statement schedule_failed = {
+    "UPDATE token_refresh.schedule s SET status = coalesce(k.status, s.status), due_at = k.due_at,"
+    " attempts = k.attempts, lost_response = k.lost_response, failure = k.failure, message = k.message"
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+    " AS k(n, id, generation, status, due_at, attempts, lost_response, failure, message)"
+    " WHERE s.id = k.id AND s.generation = k.generation RETURNING k.n",
+    9,
+    {INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, BOOLARRAYOID,
+     TEXTARRAYOID, TEXTARRAYOID},
+    nullptr};
+
+Statement write_audit = {
+    "INSERT INTO token_refresh.audit_event"
+    " (event, provider, token_table, row_key, subject, label, failure, message, actor)"
+    " SELECT k.*, 'refresher' FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)"
+    " AS k(event, provider, token_table, row_key, subject, label, failure, message)",
+    8,
+    {TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID},
+    nullptr};
+
+Statement delete_journals = {
+    "DELETE FROM token_refresh.in_flight WHERE id = ANY ($1)", 1, {INT8ARRAYOID}, nullptr};
+
+Statement delete_parked = {
+    "DELETE FROM token_refresh.parked_result p USING unnest($1, $2) AS k(token_table, row_key)"
+    " WHERE p.token_table = k.token_table AND p.row_key = k.row_key",
+    2,
+    {INT4ARRAYOID, TEXTARRAYOID},
+    nullptr};
+
+Statement write_parked = {
+    "INSERT INTO token_refresh.parked_result AS p (token_table, row_key, replaces_refresh_token, access_token,"
+    " refresh_token, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, reason)"
+    " SELECT k.*, $12 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+    " AS k(token_table, row_key, old, access, refresh, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at)"
+    " ON CONFLICT (token_table, row_key) DO UPDATE SET access_token = excluded.access_token,"
+    " refresh_token = coalesce(excluded.refresh_token, p.refresh_token), token_type = excluded.token_type,"
+    " scope = coalesce(excluded.scope, p.scope), issued_at = excluded.issued_at, expires_at = excluded.expires_at,"
+    " refresh_expires_at = excluded.refresh_expires_at, due_at = excluded.due_at, reason = excluded.reason,"
+    " attempts = p.attempts + 1",
+    12,
+    {INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+     TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID},
+    nullptr};
+
+// The next try to write a parked result: after 1, 2, 4 ... 30 seconds.
+Statement schedule_parked = {
+    "UPDATE token_refresh.schedule s SET"
+    " due_at = clock_timestamp() + least(30, power(2, least(p.attempts, 5))) * interval '1 second',"
+    " attempts = 0, lost_response = false,"
+    " generation = CASE WHEN p.attempts = 0 THEN s.generation + 1 ELSE s.generation END,"
+    " refresh_count = CASE WHEN p.attempts = 0 THEN s.refresh_count + 1 ELSE s.refresh_count END,"
+    " last_refreshed_at = p.issued_at"
+    " FROM token_refresh.parked_result p, unnest($1, $2) AS k(token_table, row_key)"
+    " WHERE p.token_table = k.token_table AND p.row_key = k.row_key"
+    " AND s.token_table = k.token_table AND s.row_key = k.row_key",
+    2,
+    {INT4ARRAYOID, TEXTARRAYOID},
+    nullptr};
+
+// Indices into outcomes, picked and in plain memory.
+struct Picked {
+  int* index;
+  int count;
+};
+
+template <class Wanted>
+Picked Pick(const SaveWork& work, Wanted wanted) {
+  Picked picked = {static_cast<int*>(palloc(sizeof(int) * (work.which.size() + 1))), 0};
+  for (size_t i : work.which)
+    if (wanted(work.outcomes[i])) picked.index[picked.count++] = static_cast<int>(i);
+  return picked;
+}
+
+template <class Get>
+Datum Texts(const Picked& picked, Get get) {
+  return MakeArray(picked.count, TEXTOID, [&](int i, bool*) { return TextDatum(get(picked.index[i])); });
+}
+
+template <class Get>
+Datum TextsOrNull(const Picked& picked, Get get) {
+  return MakeArray(picked.count, TEXTOID,
+                   [&](int i, bool* is_null) { return TextOrNullDatum(get(picked.index[i]), is_null); });
+}
+
+template <class Get>
+Datum BytesOrNull(const Picked& picked, Get get) {
+  return MakeArray(picked.count, BYTEAOID,
+                   [&](int i, bool* is_null) { return TextOrNullDatum(get(picked.index[i]), is_null); });
+}
+
+template <class Get>
+Datum Times(const Picked& picked, Get get) {
+  return MakeArray(picked.count, TIMESTAMPTZOID,
+                   [&](int i, bool* is_null) { return TimeOrNullDatum(get(picked.index[i]), is_null); });
+}
+
+template <class Get>
+Datum Ints(const Picked& picked, Get get) {
+  return MakeArray(picked.count, INT4OID, [&](int i, bool*) { return Int32GetDatum(get(picked.index[i])); });
+}
+
+template <class Get>
+Datum Bigints(const Picked& picked, Get get) {
+  return MakeArray(picked.count, INT8OID, [&](int i, bool*) { return Int64GetDatum(get(picked.index[i])); });
+}
+
+Datum Numbers(const Picked& picked) {
+  return Ints(picked, [](int i) { return i; });
+}
+
+Datum RowKeys(const SaveWork& work, const Picked& picked) {
+  return Texts(picked, [&](int i) { return std::string_view(work.outcomes[i].claim.row_key); });
+}
+
+Datum TokenTables(const SaveWork& work, const Picked& picked) {
+  return Ints(picked, [&](int i) { return work.outcomes[i].claim.token_table; });
+}
+
+void MarkWritten(const SaveWork& work, uint64 rows) {
+  bool is_null;
+  for (uint64 i = 0; i < rows; i++)
+    work.written[DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null))] = 1;
+}
+
+// The status that an outcome gives to its row; empty: it stays.
+std::string_view NewStatus(const Outcome& outcome) {
+  switch (outcome.failure->failure) {
+    case FailureClass::kReauth:
+    case FailureClass::kLostResponse:
+      return "needs_reauth";
+    case FailureClass::kClientConfig:
+      return "error";
+    default:
+      return {};
+  }
+}
+
+std::optional<Micros> AnsweredAt(const Outcome& outcome) { return outcome.answered_at; }
+
+// Calls write(table's statements, picked rows of that table) for each token table among picked.
+template <class Write>
+void ForEachTable(const SaveWork& work, const Picked& picked, Write write) {
+  bool* done = static_cast<bool*>(palloc0(picked.count + 1));
+  for (int i = 0; i < picked.count; i++) {
+    if (done[i]) continue;
+    int32_t table = work.outcomes[picked.index[i]].claim.token_table;
+    Picked same = {static_cast<int*>(palloc(sizeof(int) * picked.count)), 0};
+    for (int j = i; j < picked.count; j++) {
+      if (work.outcomes[picked.index[j]].claim.token_table != table) continue;
+      done[j] = true;
+      same.index[same.count++] = picked.index[j];
+    }
+    write(StatementsFor(table), same);
+  }
+}
+
+void WriteTokens(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
+  auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
+  Datum values[] = {
+      Numbers(rows),
+      RowKeys(work, rows),
+      BytesOrNull(rows, [&](int i) { return std::string_view(at(i).claim.stored_refresh_token); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
+      Texts(rows, [&](int i) { return std::string_view(at(i).tokens->token_type); }),
+      TextsOrNull(rows, [&](int i) { return std::string_view(at(i).tokens->scope); }),
+      Times(rows, [&](int i) { return AnsweredAt(at(i)); }),
+      Times(rows, [&](int i) { return at(i).expires_at; }),
+      Times(rows, [&](int i) { return at(i).refresh_expires_at; })};
+  MarkWritten(work, Execute(&statements->save, values, false));
+}
+
+void WriteSuccesses(const SaveWork& work) {
+  Picked refreshed = Pick(work, [](const Outcome& outcome) { return outcome.tokens.has_value(); });
+  if (refreshed.count == 0) return;
+  ForEachTable(work, refreshed,
+               [&](TokenTableStatements* statements, const Picked& rows) { WriteTokens(work, statements, rows); });
+  Picked written = {static_cast<int*>(palloc(sizeof(int) * refreshed.count)), 0};
+  for (int i = 0; i < refreshed.count; i++)
+    if (work.written[refreshed.index[i]]) written.index[written.count++] = refreshed.index[i];
+  if (written.count == 0) return;
+  Datum values[] = {Bigints(written, [&](int i) { return work.outcomes[i].claim.schedule_id; }),
+                    Times(written, [&](int i) { return work.outcomes[i].due_at; }),
+                    Times(written, [&](int i) { return work.outcomes[i].expires_at; }),
+                    Times(written, [&](int i) { return AnsweredAt(work.outcomes[i]); })};
+  Execute(&schedule_refreshed, values, false);
+}
+
+void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
+  Datum values[] = {
+      Numbers(rows), RowKeys(work, rows),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.outcomes[i].claim.stored_refresh_token); }),
+      Texts(rows, [&](int i) { return NewStatus(work.outcomes[i]); }),
+      Texts(rows, [&](int i) { return std::string_view(work.messages[i]); })};
+  MarkWritten(work, Execute(&statements->mark, values, false));
+}
+
+void WriteFailures(const SaveWork& work) {
+  // A new status is a statement about the stored refresh token, so it goes to its row first, and only
+  // if that token is still there.
+  Picked marking = Pick(work, [](const Outcome& o) { return o.failure.has_value() && !NewStatus(o).empty(); });
+  ForEachTable(work, marking,
+               [&](TokenTableStatements* statements, const Picked& rows) { MarkTokenRows(work, statements, rows); });
+  Picked failed = Pick(work, [&](const Outcome& o) {
+    return o.failure.has_value() && (NewStatus(o).empty() || work.written[&o - work.outcomes.data()]);
+  });
+  if (failed.count == 0) return;
+  auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
+  Datum values[] = {
+      Numbers(failed),
+      Bigints(failed, [&](int i) { return at(i).claim.schedule_id; }),
+      Bigints(failed, [&](int i) { return at(i).claim.generation; }),
+      TextsOrNull(failed, [&](int i) { return NewStatus(at(i)); }),
+      Times(failed, [&](int i) { return at(i).due_at; }),
+      Ints(failed, [&](int i) { return at(i).attempts; }),
+      MakeArray(failed.count, BOOLOID,
+                [&](int i, bool*) { return BoolGetDatum(at(failed.index[i]).lost_response); }),
+      Texts(failed, [&](int i) { return FailureName(at(i).failure->failure); }),
+      TextsOrNull(failed, [&](int i) { return std::string_view(work.messages[i]); })};
+  for (int i = 0; i < failed.count; i++) work.written[failed.index[i]] = 0;
+  MarkWritten(work, Execute(&schedule_failed, values, false));
+}
+
+std::string_view EventName(const Outcome& outcome) {
+  if (outcome.tokens.has_value()) return "refreshed";
+  return NewStatus(outcome) == "needs_reauth" ? "needs_reauth" : "refresh_failed";
+}
+
+void AuditPicked(const SaveWork& work, const Picked& rows, const char* event) {
+  if (rows.count == 0) return;
+  auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
+  Datum values[] = {
+      Texts(rows, [&](int i) { return event != nullptr ? std::string_view(event) : EventName(at(i)); }),
+      Texts(rows, [&](int i) { return std::string_view(work.provider_names[i]); }),
+      TokenTables(work, rows),
+      RowKeys(work, rows),
+      Texts(rows, [&](int i) { return std::string_view(at(i).claim.subject); }),
+      Texts(rows, [&](int i) { return std::string_view(at(i).claim.label); }),
+      TextsOrNull(rows, [&](int i) { return at(i).failure ? FailureName(at(i).failure->failure) : std::string_view(); }),
+      TextsOrNull(rows, [&](int i) { return std::string_view(work.messages[i]); })};
+  Execute(&write_audit, values, false);
+}
+
+Picked PickAll(const SaveWork& work) {
+  return Pick(work, [](const Outcome&) { return true; });
+}
+
+}  // namespace
+
+void WriteOutcomes(const SaveWork& work) {
+  WriteSuccesses(work);
+  WriteFailures(work);
+  for (size_t i : work.which)
+    if (work.outcomes[i].released) work.written[i] = 1;
+  if (work.from_parked) {
+    SaveWork written = work;
+    size_t* kept = static_cast<size_t*>(palloc(sizeof(size_t) * (work.which.size() + 1)));
+    size_t count = 0;
+    for (size_t i : work.which)
+      if (work.written[i]) kept[count++] = i;
+    written.which = {kept, count};
+    DeleteParkedResults(written);
+  }
+  AuditPicked(work, Pick(work, [&](const Outcome& o) {
+                return !o.released && work.written[&o - work.outcomes.data()];
+              }),
+              work.from_parked ? "parked_result_stored" : nullptr);
+  DeleteJournals(work.finished_journals);
+}
+
+void WriteAudit(const SaveWork& work, const char* event) { AuditPicked(work, PickAll(work), event); }
+
+void DeleteJournals(std::span<const int64_t> journals) {
+  if (journals.empty()) return;
+  Datum values[] = {MakeArray(static_cast<int>(journals.size()), INT8OID,
+                              [&](int i, bool*) { return Int64GetDatum(journals[i]); })};
+  Execute(&delete_journals, values, false);
+}
+
+void DeleteParkedResults(const SaveWork& work) {
+  Picked rows = PickAll(work);
+  if (rows.count == 0) return;
+  Datum values[] = {TokenTables(work, rows), RowKeys(work, rows)};
+  Execute(&delete_parked, values, false);
+}
+
+void WriteParked(const SaveWork& work, const std::string& reason) {
+  Picked rows = PickAll(work);
+  auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
+  Datum values[] = {
+      TokenTables(work, rows),
+      RowKeys(work, rows),
+      BytesOrNull(rows, [&](int i) { return std::string_view(at(i).claim.stored_refresh_token); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
+      Texts(rows, [&](int i) { return std::string_view(at(i).tokens->token_type); }),
+      TextsOrNull(rows, [&](int i) { return std::string_view(at(i).tokens->scope); }),
+      Times(rows, [&](int i) { return AnsweredAt(at(i)); }),
+      Times(rows, [&](int i) { return at(i).expires_at; }),
+      Times(rows, [&](int i) { return at(i).refresh_expires_at; }),
+      Times(rows, [&](int i) { return at(i).due_at; }),
+      TextDatum(reason)};
+  Execute(&write_parked, values, false);
+  Datum keys[] = {TokenTables(work, rows), RowKeys(work, rows)};
+  Execute(&schedule_parked, keys, false);
+  if (!work.from_parked) WriteAudit(work, "parked");
+  DeleteJournals(work.finished_journals);
+}
+
+}  // namespace token_refresh

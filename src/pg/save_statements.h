@@ -1,0 +1,46 @@
+// The transactions that write outcomes, in terms of the store's SQL. Called inside
+// RunPostgres by store_save.cpp and store_parked.cpp; may raise. Arguments are read only and
+// owned by the caller.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/store.h"
+#include "pg/postgres_api.h"
+
+namespace token_refresh {
+
+// New tokens, sealed for the place where they are going to be stored.
+struct SealedTokens {
+  std::string access_token;
+  std::string refresh_token;  // empty: the stored one stays
+};
+
+// Everything that one transaction needs. which[i] is an index into outcomes and sealed;
+// written is as long as outcomes and set to 1 for rows whose compare-and-set matched.
+struct SaveWork {
+  Micros now = 0;
+  std::span<const Outcome> outcomes;
+  std::span<const SealedTokens> sealed;
+  std::span<const size_t> which;
+  std::span<const std::string> provider_names;  // as long as outcomes
+  std::span<const std::string> messages;        // as long as outcomes; for audit and schedule
+  std::span<const int64_t> finished_journals;
+  bool from_parked = false;
+  std::span<char> written;
+};
+
+// Tokens into their tables, failures onto their rows, the schedule, the audit, the journal.
+void WriteOutcomes(const SaveWork& work);
+
+// One audit event per outcome of which.
+void WriteAudit(const SaveWork& work, const char* event);
+void DeleteJournals(std::span<const int64_t> journals);
+void DeleteParkedResults(const SaveWork& work);
+
+// Fresh tokens that their table rejects; sealed is for the place of parked results.
+void WriteParked(const SaveWork& work, const std::string& reason);
+
+}  // namespace token_refresh

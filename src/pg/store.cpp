@@ -1,0 +1,176 @@
+// The store's providers and due list; claims, saves, parked results and upkeep have files of
+// their own.
+#include "pg/store.h"
+
+#include "core/sealed_box.h"
+#include "pg/catalog.h"
+#include "pg/keys.h"
+#include "pg/provider_cache.h"
+#include "pg/settings.h"
+#include "pg/spi_arrays.h"
+#include "pg/statements.h"
+
+namespace token_refresh {
+
+namespace {
+
+Statement select_providers = {
+    "SELECT id, name, coalesce(client_id, ''), client_secret, effective_options::text,"
+    " coalesce((SELECT paused FROM token_refresh.control), false) FROM token_refresh.provider ORDER BY id",
+    0,
+    {},
+    nullptr};
+
+Statement select_paused = {"SELECT coalesce((SELECT paused FROM token_refresh.control), false)", 0, {}, nullptr};
+
+Statement list_due = {
+    "SELECT d.id, d.provider FROM unnest($1, $2) WITH ORDINALITY AS q(provider, quota, n),"
+    " LATERAL (SELECT s.id, s.provider, s.due_at FROM token_refresh.schedule s"
+    "   WHERE s.provider = q.provider AND s.due_at <= $3 ORDER BY s.due_at LIMIT q.quota) d",
+    3,
+    {INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
+    nullptr};
+
+Statement next_due = {
+    "SELECT min(d.due_at) FROM unnest($1) AS q(provider),"
+    " LATERAL (SELECT s.due_at FROM token_refresh.schedule s"
+    "   WHERE s.provider = q.provider AND s.due_at > $2 ORDER BY s.due_at LIMIT 1) d",
+    2,
+    {INT4ARRAYOID, TIMESTAMPTZOID},
+    nullptr};
+
+// A provider row in plain memory.
+struct PlainProvider {
+  int32_t id;
+  char* name;
+  char* client_id;
+  bytea* client_secret;  // sealed; may be null
+  char* options;
+};
+
+struct PlainProviders {
+  PlainProvider* rows;
+  uint64 count;
+  bool paused;
+};
+
+void ReadProviders(MemoryContext context, PlainProviders* out) {
+  bool is_null;
+  Execute(&select_paused, nullptr, true);
+  out->paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+  out->count = Execute(&select_providers, nullptr, true);
+  MemoryContext previous = MemoryContextSwitchTo(context);
+  out->rows = static_cast<PlainProvider*>(palloc0(sizeof(PlainProvider) * (out->count + 1)));
+  for (uint64 i = 0; i < out->count; i++) {
+    HeapTuple tuple = SPI_tuptable->vals[i];
+    TupleDesc desc = SPI_tuptable->tupdesc;
+    PlainProvider* row = &out->rows[i];
+    row->id = DatumGetInt32(SPI_getbinval(tuple, desc, 1, &is_null));
+    row->name = TextDatumGetCString(SPI_getbinval(tuple, desc, 2, &is_null));
+    row->client_id = TextDatumGetCString(SPI_getbinval(tuple, desc, 3, &is_null));
+    Datum secret = SPI_getbinval(tuple, desc, 4, &is_null);
+    row->client_secret = is_null ? nullptr : DatumGetByteaPCopy(secret);
+    row->options = TextDatumGetCString(SPI_getbinval(tuple, desc, 5, &is_null));
+  }
+  MemoryContextSwitchTo(previous);
+}
+
+Result<Provider> MakeProvider(const PlainProvider& row) {
+  Provider provider;
+  provider.id = row.id;
+  provider.name = row.name;
+  provider.client_id = row.client_id;
+  Result<ProviderOptions> options = ParseProviderOptions(row.options, Settings::allow_insecure_http);
+  if (!options.ok()) return options.error();
+  provider.options = std::move(*options);
+  if (row.client_secret == nullptr) return provider;
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  std::string id = std::to_string(row.id);
+  Result<Secret> secret = Open(**ring, SealedPlace{kProviderPlace, id, "client_secret"},
+                               {VARDATA_ANY(row.client_secret), VARSIZE_ANY_EXHDR(row.client_secret)});
+  if (!secret.ok()) return secret.error();
+  provider.client_secret = std::move(*secret);
+  return provider;
+}
+
+void ReportUnusable(const PlainProvider& row, const Error& error) {
+  std::string message = std::string("provider \"") + row.name + "\" cannot be used: " + error.message;
+  ReportToLog(WARNING, message.c_str(), error.hint.empty() ? nullptr : error.hint.c_str());
+}
+
+}  // namespace
+
+PgStore::PgStore()
+    : scratch_context_(AllocSetContextCreate(TopMemoryContext, "token_refresh store", ALLOCSET_DEFAULT_SIZES)) {}
+
+Error PgStore::FromPostgres(const char* doing, const PostgresError& error) const {
+  // The text may quote a row: only the code is passed on.
+  return Error{ErrorCode::kUnavailable,
+               std::string(doing) + " failed with SQLSTATE " + unpack_sql_state(error.sqlstate), ""};
+}
+
+const std::string& PgStore::ProviderName(int32_t id) const {
+  static const std::string unknown = "?";
+  auto found = provider_names_.find(id);
+  return found == provider_names_.end() ? unknown : found->second;
+}
+
+uint64_t PgStore::ProvidersVersion() { return ProviderCacheVersion(); }
+
+Result<std::vector<std::shared_ptr<const Provider>>> PgStore::LoadProviders() {
+  MemoryContextReset(scratch_context_);
+  PlainProviders plain = {};
+  auto error = RunPostgres(kActivityClaim, [&] { ReadProviders(scratch_context_, &plain); });
+  if (error) return FromPostgres("reading providers", *error);
+  paused_ = plain.paused;
+  provider_names_.clear();
+  std::vector<std::shared_ptr<const Provider>> providers;
+  for (uint64 i = 0; i < plain.count; i++) {
+    provider_names_[plain.rows[i].id] = plain.rows[i].name;
+    Result<Provider> provider = MakeProvider(plain.rows[i]);
+    if (provider.ok())
+      providers.push_back(std::make_shared<const Provider>(std::move(*provider)));
+    else
+      ReportUnusable(plain.rows[i], provider.error());
+  }
+  return providers;
+}
+
+Result<DueList> PgStore::ListDue(Micros now, std::span<const DueQuota> quotas) {
+  DueList list;
+  size_t room = 0;
+  for (const DueQuota& quota : quotas) room += static_cast<size_t>(quota.limit);
+  list.rows.resize(room);
+  size_t count = 0;
+  bool has_next = false;
+  TimestampTz next = 0;
+  auto error = RunPostgres(kActivityClaim, [&] {
+    int n = static_cast<int>(quotas.size());
+    Datum providers = MakeArray(n, INT4OID, [&](int i, bool*) { return Int32GetDatum(quotas[i].provider_id); });
+    Datum limits = MakeArray(n, INT4OID, [&](int i, bool*) { return Int32GetDatum(quotas[i].limit); });
+    Datum due_values[] = {providers, limits, TimestampTzGetDatum(ToTimestamp(now))};
+    uint64 found = Execute(&list_due, due_values, true);
+    bool is_null;
+    for (uint64 i = 0; i < found && count < room; i++, count++) {
+      HeapTuple tuple = SPI_tuptable->vals[i];
+      list.rows[count].schedule_id = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &is_null));
+      list.rows[count].provider_id = DatumGetInt32(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &is_null));
+    }
+    Datum next_values[] = {providers, TimestampTzGetDatum(ToTimestamp(now))};
+    Execute(&next_due, next_values, true);
+    Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
+    has_next = !is_null;
+    next = is_null ? 0 : DatumGetTimestampTz(value);
+  });
+  if (error) return FromPostgres("reading the schedule", *error);
+  list.rows.resize(count);
+  if (has_next) list.next_due_at = FromTimestamp(next);
+  return list;
+}
+
+std::string ParkedRowKey(int32_t token_table, const std::string& row_key) {
+  return std::to_string(token_table) + ":" + row_key;
+}
+
+}  // namespace token_refresh

@@ -1,0 +1,111 @@
+// The refresher's Store on PostgreSQL: every call is one or a few short transactions.
+// Secrets are opened when rows are claimed and sealed when outcomes are saved; the engine
+// sees neither ciphers nor SQL. Owned by the refresher worker; nothing else may make one.
+//
+// Statements are set-based: one UPDATE ... FROM unnest(...) for a batch, with the compare-and-set
+// in its WHERE. A batch that fails is retried row by row; a row that its table rejects is
+// parked.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "core/key_ring.h"
+#include "core/store.h"
+#include "pg/boundary.h"
+#include "pg/postgres_api.h"
+#include "pg/save_statements.h"
+
+namespace token_refresh {
+
+class PgStore final : public Store {
+ public:
+  PgStore();
+
+  // Store, for the engine.
+  uint64_t ProvidersVersion() override;
+  Result<std::vector<std::shared_ptr<const Provider>>> LoadProviders() override;
+  Result<DueList> ListDue(Micros now, std::span<const DueQuota> quotas) override;
+  Result<ClaimBatch> ClaimRows(Micros now, std::span<const ClaimRequest> requests) override;
+  std::vector<SaveVerdict> Save(Micros now, std::span<const Outcome> outcomes) override;
+
+  // For the worker.
+  // Whether the database (still) has the extension that the worker started with. Being a transaction,
+  // this is also how an idle process hears what other sessions have changed.
+  bool ExtensionPresent();
+  // What the last refresher left in flight may have lost its answer: notes that, once, at start.
+  Status Recover();
+  // Brings the schedule in step with the token tables, and trims the audit.
+  Status Sweep();
+  bool paused() const { return paused_; }
+
+ private:
+  struct ClaimScratch;
+  struct StoredToken {
+    bool exists = false;
+    std::string refresh_token;  // sealed; empty: none
+  };
+
+  Error FromPostgres(const char* doing, const PostgresError& error) const;
+  const std::string& ProviderName(int32_t id) const;
+  std::vector<std::string> ProviderNames(std::span<const Outcome> outcomes) const;
+  const std::string& TokenPlace(int32_t token_table) const;
+
+  // Claiming (store_claim.cpp).
+  Status ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch);
+  void OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch);
+
+  // Parked results (store_parked.cpp).
+  Result<std::vector<Outcome>> LoadParked(const std::vector<int64_t>& schedule_ids);
+  void RetryParked(Micros now, std::span<const ClaimRequest> requests, ClaimBatch* batch);
+  bool Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
+            const std::string& reason);
+
+  // Saving (store_save.cpp). which are indices into outcomes.
+  std::vector<SaveVerdict> SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked);
+  bool SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
+                std::vector<SaveVerdict>* verdicts, PostgresError* error);
+  void SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
+                    std::vector<SaveVerdict>* verdicts);
+  void GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
+                   const PostgresError& error, std::vector<SaveVerdict>* verdicts);
+  std::string DescribeRejection(const Outcome& outcome, const PostgresError& error) const;
+  void ReportRejected(const Outcome& outcome, const std::string& reason) const;
+  void ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
+                     std::vector<SaveVerdict>* verdicts);
+  bool SameToken(const Claim& claim, const std::string& current) const;
+  void SaveResealed(Micros now, const Outcome& outcome, const std::string& current, bool from_parked,
+                    SaveVerdict* verdict);
+  static Outcome CopyOutcome(const Outcome& from);
+  Result<std::vector<StoredToken>> LoadStored(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
+  Result<std::vector<SealedTokens>> SealTokens(std::span<const Outcome> outcomes, const std::vector<size_t>& which,
+                                               bool for_parking) const;
+  std::vector<int64_t> FinishedJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which) const;
+  void ForgetJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
+
+  // Upkeep (store_upkeep.cpp).
+  Status SweepTable(int32_t token_table);
+
+  MemoryContext scratch_context_;
+  Oid extension_ = InvalidOid;
+  bool paused_ = false;
+  std::unordered_map<int32_t, std::string> provider_names_;
+  std::unordered_map<int32_t, std::string> token_places_;  // what ciphertexts of a token table are bound to
+  std::unordered_map<int64_t, int> journal_left_;          // claims not saved yet, per journal note
+};
+
+// Shared by the files of the store ---------------------------------------------
+
+constexpr const char* kActivityClaim = "token_refresh: claiming due credentials";
+constexpr const char* kActivitySave = "token_refresh: storing answers";
+constexpr const char* kActivityUpkeep = "token_refresh: reconciling the schedule";
+
+// Where the ciphertexts of a parked result are bound to.
+std::string ParkedRowKey(int32_t token_table, const std::string& row_key);
+
+}  // namespace token_refresh

@@ -1,0 +1,292 @@
+// Claiming: reads the rows that the engine wants, notes them as in flight, commits, and
+// only then opens their refresh tokens. No row of a token table is locked.
+#include "core/sealed_box.h"
+#include "pg/keys.h"
+#include "pg/spi_arrays.h"
+#include "pg/statements.h"
+#include "pg/store.h"
+
+namespace token_refresh {
+
+namespace {
+
+// What somebody else has locked is left out, not waited for.
+Statement lock_demanded = {
+    "SELECT id FROM token_refresh.schedule WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED",
+    1,
+    {INT8ARRAYOID},
+    nullptr};
+
+Statement read_schedule = {
+    "SELECT r.n, s.provider, s.token_table, s.row_key, s.status, s.due_at, s.expires_at, s.attempts,"
+    " s.lost_response, s.generation, s.last_refreshed_at,"
+    " EXISTS (SELECT FROM token_refresh.parked_result p"
+    "         WHERE p.token_table = s.token_table AND p.row_key = s.row_key)"
+    " FROM unnest($1) WITH ORDINALITY AS r(id, n) JOIN token_refresh.schedule s ON s.id = r.id",
+    1,
+    {INT8ARRAYOID},
+    nullptr};
+
+Statement write_journal = {
+    "INSERT INTO token_refresh.in_flight (schedule_ids) VALUES ($1) RETURNING id", 1, {INT8ARRAYOID}, nullptr};
+
+// Rows that can never be refreshed as they are: out of the way until their tokens change.
+Statement never_due = {
+    "UPDATE token_refresh.schedule SET due_at = NULL WHERE id = ANY ($1)", 1, {INT8ARRAYOID}, nullptr};
+
+// One requested row, in plain memory.
+struct PlainClaim {
+  bool found, locked, parked, has_token_row, claimed;
+  int32_t provider, token_table, attempts;
+  char *row_key, *status, *subject, *label, *place;
+  bool due, expires, lost_response, refreshed_before;
+  TimestampTz due_at, expires_at, last_refreshed_at;
+  int64_t generation;
+  bytea* refresh_token;  // sealed; may be null
+};
+
+char* GetText(HeapTuple tuple, TupleDesc desc, int column) {
+  bool is_null;
+  Datum value = SPI_getbinval(tuple, desc, column, &is_null);
+  return is_null ? pstrdup("") : TextDatumGetCString(value);
+}
+
+bool GetTime(HeapTuple tuple, TupleDesc desc, int column, TimestampTz* time) {
+  bool is_null;
+  Datum value = SPI_getbinval(tuple, desc, column, &is_null);
+  *time = is_null ? 0 : DatumGetTimestampTz(value);
+  return !is_null;
+}
+
+void ReadScheduleRow(HeapTuple tuple, TupleDesc desc, PlainClaim* row) {
+  bool is_null;
+  row->found = true;
+  row->provider = DatumGetInt32(SPI_getbinval(tuple, desc, 2, &is_null));
+  row->token_table = DatumGetInt32(SPI_getbinval(tuple, desc, 3, &is_null));
+  row->row_key = GetText(tuple, desc, 4);
+  row->status = GetText(tuple, desc, 5);
+  row->due = GetTime(tuple, desc, 6, &row->due_at);
+  row->expires = GetTime(tuple, desc, 7, &row->expires_at);
+  row->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 8, &is_null));
+  row->lost_response = DatumGetBool(SPI_getbinval(tuple, desc, 9, &is_null));
+  row->generation = DatumGetInt64(SPI_getbinval(tuple, desc, 10, &is_null));
+  row->refreshed_before = GetTime(tuple, desc, 11, &row->last_refreshed_at);
+  row->parked = DatumGetBool(SPI_getbinval(tuple, desc, 12, &is_null));
+}
+
+bool KnownDead(const PlainClaim& row) {
+  return strcmp(row.status, "needs_reauth") == 0 || strcmp(row.status, "disconnected") == 0;
+}
+
+// Decides what can be decided from the schedule alone; nothing: go on to the token row.
+std::optional<Refusal> JudgeSchedule(Micros now, const ClaimRequest& request, const PlainClaim& row) {
+  if (!row.found) return Refusal::kNotFound;
+  if (row.locked) return Refusal::kLocked;
+  if (request.on_demand && request.seen_generation >= 0 && request.seen_generation != row.generation)
+    return Refusal::kAlreadyRefreshed;
+  if (!request.on_demand && (!row.due || row.due_at > ToTimestamp(now))) return Refusal::kNotDue;
+  if (row.parked) return Refusal::kParked;
+  if (KnownDead(row)) return Refusal::kNeedsReauth;
+  return std::nullopt;
+}
+
+std::optional<Refusal> JudgeTokenRow(const PlainClaim& row) {
+  if (!row.has_token_row) return Refusal::kNotFound;
+  if (row.refresh_token == nullptr) return Refusal::kNoRefreshToken;
+  return std::nullopt;
+}
+
+}  // namespace
+
+struct PgStore::ClaimScratch {
+  PlainClaim* rows = nullptr;
+  int64_t journal_id = 0;
+};
+
+namespace {
+
+// The transaction's parts; all of them fill rows, which are zeroed and live in context.
+
+void LockDemanded(std::span<const ClaimRequest> requests, PlainClaim* rows) {
+  int count = static_cast<int>(requests.size());
+  int demanded = 0;
+  int64_t* ids = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
+  for (const ClaimRequest& request : requests)
+    if (request.on_demand) ids[demanded++] = request.schedule_id;
+  if (demanded == 0) return;
+  Datum values[] = {MakeArray(demanded, INT8OID, [&](int i, bool*) { return Int64GetDatum(ids[i]); })};
+  uint64 locked = Execute(&lock_demanded, values, false);
+  for (int i = 0; i < count; i++) {
+    if (!requests[i].on_demand) continue;
+    rows[i].locked = true;
+    bool is_null;
+    for (uint64 j = 0; j < locked && rows[i].locked; j++)
+      if (DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[j], SPI_tuptable->tupdesc, 1, &is_null)) ==
+          requests[i].schedule_id)
+        rows[i].locked = false;
+  }
+}
+
+void ReadSchedules(std::span<const ClaimRequest> requests, MemoryContext context, PlainClaim* rows) {
+  int count = static_cast<int>(requests.size());
+  Datum values[] = {
+      MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(requests[i].schedule_id); })};
+  uint64 found = Execute(&read_schedule, values, false);
+  MemoryContext previous = MemoryContextSwitchTo(context);
+  for (uint64 i = 0; i < found; i++) {
+    bool is_null;
+    HeapTuple tuple = SPI_tuptable->vals[i];
+    int64 n = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &is_null));
+    ReadScheduleRow(tuple, SPI_tuptable->tupdesc, &rows[n - 1]);
+  }
+  MemoryContextSwitchTo(previous);
+}
+
+// Loads the token rows of one table for the requests that are still to be judged.
+void LoadTokenRows(int32_t token_table, const int* wanted, int count, MemoryContext context, PlainClaim* rows) {
+  TokenTableStatements* statements = StatementsFor(token_table);
+  Datum values[] = {MakeArray(count, INT4OID, [&](int i, bool*) { return Int32GetDatum(wanted[i]); }),
+                    MakeArray(count, TEXTOID, [&](int i, bool*) { return TextDatum(rows[wanted[i]].row_key); })};
+  uint64 found = Execute(&statements->load, values, false);
+  MemoryContext previous = MemoryContextSwitchTo(context);
+  for (uint64 i = 0; i < found; i++) {
+    bool is_null;
+    HeapTuple tuple = SPI_tuptable->vals[i];
+    TupleDesc desc = SPI_tuptable->tupdesc;
+    PlainClaim* row = &rows[DatumGetInt32(SPI_getbinval(tuple, desc, 1, &is_null))];
+    row->has_token_row = true;
+    row->subject = GetText(tuple, desc, 2);
+    row->label = GetText(tuple, desc, 3);
+    row->place = pstrdup(statements->table.place);
+    Datum refresh_token = SPI_getbinval(tuple, desc, 4, &is_null);
+    row->refresh_token = is_null ? nullptr : DatumGetByteaPCopy(refresh_token);
+  }
+  MemoryContextSwitchTo(previous);
+}
+
+void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, MemoryContext context, PlainClaim* rows) {
+  int count = static_cast<int>(requests.size());
+  bool* done = static_cast<bool*>(palloc0(sizeof(bool) * count));
+  int* wanted = static_cast<int*>(palloc(sizeof(int) * count));
+  for (int i = 0; i < count; i++) {
+    if (done[i] || JudgeSchedule(now, requests[i], rows[i])) continue;
+    int n = 0;
+    for (int j = i; j < count; j++) {
+      if (done[j] || rows[j].token_table != rows[i].token_table || JudgeSchedule(now, requests[j], rows[j])) continue;
+      done[j] = true;
+      wanted[n++] = j;
+    }
+    LoadTokenRows(rows[i].token_table, wanted, n, context, rows);
+  }
+}
+
+// Notes what is about to be asked for, and puts out of the way what never can be.
+int64_t WriteJournal(Micros now, std::span<const ClaimRequest> requests, PlainClaim* rows) {
+  int count = static_cast<int>(requests.size());
+  int64_t* claimed = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
+  int64_t* hopeless = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
+  int claimed_count = 0, hopeless_count = 0;
+  for (int i = 0; i < count; i++) {
+    std::optional<Refusal> refusal = JudgeSchedule(now, requests[i], rows[i]);
+    if (!refusal && JudgeTokenRow(rows[i])) {
+      hopeless[hopeless_count++] = requests[i].schedule_id;
+    } else if (!refusal) {
+      rows[i].claimed = true;
+      claimed[claimed_count++] = requests[i].schedule_id;
+    } else if (*refusal == Refusal::kNeedsReauth && rows[i].due) {
+      hopeless[hopeless_count++] = requests[i].schedule_id;
+    }
+  }
+  if (hopeless_count > 0) {
+    Datum values[] = {MakeArray(hopeless_count, INT8OID, [&](int i, bool*) { return Int64GetDatum(hopeless[i]); })};
+    Execute(&never_due, values, false);
+  }
+  if (claimed_count == 0) return 0;
+  // If this commit is lost in a crash the rows are simply still due, so it need not wait for the disk.
+  set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+  Datum values[] = {MakeArray(claimed_count, INT8OID, [&](int i, bool*) { return Int64GetDatum(claimed[i]); })};
+  Execute(&write_journal, values, false);
+  bool is_null;
+  return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+}
+
+Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t journal_id) {
+  Claim claim;
+  claim.schedule_id = request.schedule_id;
+  claim.provider_id = row.provider;
+  claim.journal_id = journal_id;
+  claim.token_table = row.token_table;
+  claim.row_key = row.row_key;
+  claim.subject = row.subject;
+  claim.label = row.label;
+  claim.stored_refresh_token.assign(VARDATA_ANY(row.refresh_token), VARSIZE_ANY_EXHDR(row.refresh_token));
+  claim.generation = row.generation;
+  claim.attempts = row.attempts;
+  claim.lost_response = row.lost_response;
+  if (row.expires) claim.expires_at = FromTimestamp(row.expires_at);
+  if (row.refreshed_before) claim.last_refreshed_at = FromTimestamp(row.last_refreshed_at);
+  if (row.due) claim.due_at = FromTimestamp(row.due_at);
+  claim.asked_for = request.on_demand;
+  return claim;
+}
+
+}  // namespace
+
+Status PgStore::ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch) {
+  MemoryContextReset(scratch_context_);
+  auto error = RunPostgres(kActivityClaim, [&] {
+    scratch->rows =
+        static_cast<PlainClaim*>(MemoryContextAllocZero(scratch_context_, sizeof(PlainClaim) * requests.size()));
+    LockDemanded(requests, scratch->rows);
+    ReadSchedules(requests, scratch_context_, scratch->rows);
+    LoadAllTokenRows(now, requests, scratch_context_, scratch->rows);
+    scratch->journal_id = WriteJournal(now, requests, scratch->rows);
+  });
+  if (error) return FromPostgres("claiming due credentials", *error);
+  return Ok();
+}
+
+void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch) {
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) ReportToLog(WARNING, ring.error().message.c_str(), ring.error().hint.c_str());
+  int noted = 0;
+  for (size_t i = 0; i < requests.size(); i++) {
+    const PlainClaim& row = scratch->rows[i];
+    if (!row.claimed) continue;
+    Claim claim = MakeClaim(requests[i], row, scratch->journal_id);
+    Result<Secret> opened = ring.ok() ? Open(**ring, SealedPlace{row.place, claim.row_key, "refresh_token"},
+                                             claim.stored_refresh_token)
+                                      : Result<Secret>(ring.error());
+    if (opened.ok()) {
+      noted++;
+      token_places_[claim.token_table] = row.place;
+      claim.refresh_token = std::move(*opened);
+      batch->claims.push_back(std::move(claim));
+    } else {
+      batch->refused.push_back({claim.schedule_id, Refusal::kUnreadable});
+      std::string message = "the refresh token of schedule row " + std::to_string(claim.schedule_id) +
+                            " cannot be opened: " + opened.error().message;
+      ReportToLog(WARNING, message.c_str());
+    }
+  }
+  if (scratch->journal_id != 0) journal_left_[scratch->journal_id] = noted;
+}
+
+Result<ClaimBatch> PgStore::ClaimRows(Micros now, std::span<const ClaimRequest> requests) {
+  ClaimScratch scratch;
+  Status read = ReadClaims(now, requests, &scratch);
+  if (!read.ok()) return read.error();
+  ClaimBatch batch;
+  for (size_t i = 0; i < requests.size(); i++) {
+    const PlainClaim& row = scratch.rows[i];
+    if (row.claimed) continue;
+    std::optional<Refusal> refusal = JudgeSchedule(now, requests[i], row);
+    if (!refusal) refusal = JudgeTokenRow(row);
+    batch.refused.push_back({requests[i].schedule_id, refusal.value_or(Refusal::kNotFound)});
+  }
+  OpenClaims(requests, &scratch, &batch);
+  RetryParked(now, requests, &batch);
+  return batch;
+}
+
+}  // namespace token_refresh

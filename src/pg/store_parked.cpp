@@ -1,0 +1,175 @@
+// Parked results: fresh tokens that their table would not take. They are kept sealed, readers
+// get them meanwhile, and each time their row comes up the store tries to write them again. When
+// they fall due themselves, they are refreshed like any others.
+#include "core/sealed_box.h"
+#include "pg/catalog.h"
+#include "pg/keys.h"
+#include "pg/save_statements.h"
+#include "pg/spi_arrays.h"
+#include "pg/statements.h"
+#include "pg/store.h"
+
+namespace token_refresh {
+
+namespace {
+
+Statement read_parked = {
+    "SELECT s.id, s.provider, p.token_table, p.row_key, p.replaces_refresh_token, p.access_token, p.refresh_token,"
+    " p.token_type, p.scope, p.issued_at, p.expires_at, p.refresh_expires_at, p.due_at, s.generation"
+    " FROM unnest($1) AS r(id) JOIN token_refresh.schedule s ON s.id = r.id"
+    " JOIN token_refresh.parked_result p ON p.token_table = s.token_table AND p.row_key = s.row_key",
+    1,
+    {INT8ARRAYOID},
+    nullptr};
+
+struct PlainParked {
+  int64_t schedule_id, generation;
+  int32_t provider, token_table;
+  char *row_key, *token_type, *scope, *place;
+  bytea *replaces, *access_token, *refresh_token;
+  bool expires, refresh_expires, due;
+  TimestampTz issued_at, expires_at, refresh_expires_at, due_at;
+};
+
+bytea* GetBytes(HeapTuple tuple, TupleDesc desc, int column) {
+  bool is_null;
+  Datum value = SPI_getbinval(tuple, desc, column, &is_null);
+  return is_null ? nullptr : DatumGetByteaPCopy(value);
+}
+
+char* GetText(HeapTuple tuple, TupleDesc desc, int column) {
+  bool is_null;
+  Datum value = SPI_getbinval(tuple, desc, column, &is_null);
+  return is_null ? nullptr : TextDatumGetCString(value);
+}
+
+bool GetTime(HeapTuple tuple, TupleDesc desc, int column, TimestampTz* time) {
+  bool is_null;
+  Datum value = SPI_getbinval(tuple, desc, column, &is_null);
+  *time = is_null ? 0 : DatumGetTimestampTz(value);
+  return !is_null;
+}
+
+void ReadRow(HeapTuple tuple, TupleDesc desc, PlainParked* row) {
+  bool is_null;
+  row->schedule_id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &is_null));
+  row->provider = DatumGetInt32(SPI_getbinval(tuple, desc, 2, &is_null));
+  row->token_table = DatumGetInt32(SPI_getbinval(tuple, desc, 3, &is_null));
+  row->row_key = GetText(tuple, desc, 4);
+  row->replaces = GetBytes(tuple, desc, 5);
+  row->access_token = GetBytes(tuple, desc, 6);
+  row->refresh_token = GetBytes(tuple, desc, 7);
+  row->token_type = GetText(tuple, desc, 8);
+  row->scope = GetText(tuple, desc, 9);
+  GetTime(tuple, desc, 10, &row->issued_at);
+  row->expires = GetTime(tuple, desc, 11, &row->expires_at);
+  row->refresh_expires = GetTime(tuple, desc, 12, &row->refresh_expires_at);
+  row->due = GetTime(tuple, desc, 13, &row->due_at);
+  row->generation = DatumGetInt64(SPI_getbinval(tuple, desc, 14, &is_null));
+}
+
+std::string_view View(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
+
+// What the row was answered, as an outcome that only has to be written. Its claim holds the refresh
+// token that would be sent next.
+Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
+  Outcome outcome;
+  Claim& claim = outcome.claim;
+  claim.schedule_id = row.schedule_id;
+  claim.provider_id = row.provider;
+  claim.token_table = row.token_table;
+  claim.row_key = row.row_key;
+  claim.generation = row.generation;
+  claim.stored_refresh_token = View(row.replaces);
+  std::string key = ParkedRowKey(row.token_table, claim.row_key);
+  Result<Secret> access = Open(ring, {kParkedPlace, key, "access_token"}, View(row.access_token));
+  if (!access.ok()) return access.error();
+  Result<Secret> refresh = row.refresh_token != nullptr
+                               ? Open(ring, {kParkedPlace, key, "refresh_token"}, View(row.refresh_token))
+                               : Open(ring, {row.place, claim.row_key, "refresh_token"}, View(row.replaces));
+  if (!refresh.ok()) return refresh.error();
+  outcome.tokens.emplace();
+  outcome.tokens->access_token = std::move(*access);
+  if (row.refresh_token != nullptr) outcome.tokens->refresh_token = refresh->Clone();
+  claim.refresh_token = std::move(*refresh);
+  outcome.tokens->token_type = row.token_type;
+  if (row.scope != nullptr) outcome.tokens->scope = row.scope;
+  outcome.answered_at = FromTimestamp(row.issued_at);
+  if (row.expires) outcome.expires_at = claim.expires_at = FromTimestamp(row.expires_at);
+  if (row.refresh_expires) outcome.refresh_expires_at = FromTimestamp(row.refresh_expires_at);
+  if (row.due) outcome.due_at = claim.due_at = FromTimestamp(row.due_at);
+  return outcome;
+}
+
+}  // namespace
+
+Result<std::vector<Outcome>> PgStore::LoadParked(const std::vector<int64_t>& schedule_ids) {
+  MemoryContextReset(scratch_context_);
+  PlainParked* rows = nullptr;
+  uint64 count = 0;
+  auto error = RunPostgres(kActivitySave, [&] {
+    Datum values[] = {MakeArray(static_cast<int>(schedule_ids.size()), INT8OID,
+                                [&](int i, bool*) { return Int64GetDatum(schedule_ids[i]); })};
+    count = Execute(&read_parked, values, false);
+    SPITupleTable* table = SPI_tuptable;
+    MemoryContext previous = MemoryContextSwitchTo(scratch_context_);
+    rows = static_cast<PlainParked*>(palloc0(sizeof(PlainParked) * (count + 1)));
+    for (uint64 i = 0; i < count; i++) ReadRow(table->vals[i], table->tupdesc, &rows[i]);
+    MemoryContextSwitchTo(previous);
+    for (uint64 i = 0; i < count; i++)
+      rows[i].place = MemoryContextStrdup(scratch_context_, StatementsFor(rows[i].token_table)->table.place);
+  });
+  if (error) return FromPostgres("reading parked results", *error);
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  std::vector<Outcome> outcomes;
+  for (uint64 i = 0; i < count; i++) {
+    token_places_[rows[i].token_table] = rows[i].place;
+    Result<Outcome> outcome = MakeOutcome(**ring, rows[i]);
+    if (outcome.ok())
+      outcomes.push_back(std::move(*outcome));
+    else
+      ReportToLog(WARNING, ("a parked result cannot be opened: " + outcome.error().message).c_str());
+  }
+  return outcomes;
+}
+
+void PgStore::RetryParked(Micros now, std::span<const ClaimRequest> requests, ClaimBatch* batch) {
+  std::vector<int64_t> parked;
+  for (const RefusedClaim& refused : batch->refused)
+    if (refused.refusal == Refusal::kParked) parked.push_back(refused.schedule_id);
+  if (parked.empty()) return;
+  Result<std::vector<Outcome>> outcomes = LoadParked(parked);
+  if (!outcomes.ok()) return;
+  std::vector<SaveVerdict> verdicts = SaveAll(now, *outcomes, true);
+  for (size_t i = 0; i < outcomes->size(); i++) {
+    Outcome& outcome = (*outcomes)[i];
+    bool still_parked = verdicts[i] == SaveVerdict::kParked || verdicts[i] == SaveVerdict::kNotStored;
+    if (!still_parked || !outcome.due_at || *outcome.due_at > now) continue;
+    // The parked token itself is running out: refresh it, with the refresh token parked beside it.
+    std::erase_if(batch->refused,
+                  [&](const RefusedClaim& refused) { return refused.schedule_id == outcome.claim.schedule_id; });
+    for (const ClaimRequest& request : requests)
+      if (request.schedule_id == outcome.claim.schedule_id) outcome.claim.asked_for = request.on_demand;
+    batch->claims.push_back(std::move(outcome.claim));
+  }
+}
+
+bool PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
+                   const std::string& reason) {
+  Result<std::vector<SealedTokens>> sealed = SealTokens(outcomes, which, true);
+  if (!sealed.ok()) return false;
+  std::vector<std::string> messages(outcomes.size(), reason);
+  std::vector<std::string> names = ProviderNames(outcomes);
+  std::vector<int64_t> journals = FinishedJournals(outcomes, which);
+  SaveWork work{now, outcomes, *sealed, which, names, messages, journals, from_parked, {}};
+  std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteParked(work, reason); });
+  if (failed) {
+    ReportToLog(WARNING, FromPostgres("parking fresh tokens", *failed).message.c_str());
+    return false;
+  }
+  ForgetJournals(outcomes, which);
+  return true;
+}
+
+}  // namespace token_refresh

@@ -1,0 +1,291 @@
+// Saving: one transaction for the whole batch; if that fails, row by row; what a token
+// table rejects is parked. A compare-and-set that did not match is looked into: the same token
+// in a new envelope is saved after all, other tokens are left alone.
+#include "core/sealed_box.h"
+#include "pg/catalog.h"
+#include "pg/keys.h"
+#include "pg/save_statements.h"
+#include "pg/spi_arrays.h"
+#include "pg/statements.h"
+#include "pg/store.h"
+
+namespace token_refresh {
+
+namespace {
+
+// How long a batch that failed may go row by row before the rest is parked: the loop has other
+// credentials to serve.
+constexpr Micros kRowByRowBudget = kSecond;
+
+std::vector<std::string> Messages(std::span<const Outcome> outcomes) {
+  std::vector<std::string> messages(outcomes.size());
+  for (size_t i = 0; i < outcomes.size(); i++) {
+    if (outcomes[i].failure) messages[i] = outcomes[i].failure->message;
+    if (!outcomes[i].tokens) continue;
+    for (const std::string& warning : outcomes[i].tokens->warnings)
+      messages[i] += (messages[i].empty() ? "" : "; ") + warning;
+  }
+  return messages;
+}
+
+std::vector<size_t> AllOf(std::span<const Outcome> outcomes) {
+  std::vector<size_t> all(outcomes.size());
+  for (size_t i = 0; i < all.size(); i++) all[i] = i;
+  return all;
+}
+
+}  // namespace
+
+const std::string& PgStore::TokenPlace(int32_t token_table) const {
+  static const std::string unknown;
+  auto found = token_places_.find(token_table);
+  return found == token_places_.end() ? unknown : found->second;
+}
+
+std::vector<int64_t> PgStore::FinishedJournals(std::span<const Outcome> outcomes,
+                                               const std::vector<size_t>& which) const {
+  std::unordered_map<int64_t, int> saved;
+  for (size_t i : which)
+    if (outcomes[i].claim.journal_id != 0) saved[outcomes[i].claim.journal_id]++;
+  std::vector<int64_t> finished;
+  for (const auto& [journal, left] : journal_left_) {
+    auto found = saved.find(journal);
+    if (left <= (found == saved.end() ? 0 : found->second)) finished.push_back(journal);
+  }
+  return finished;
+}
+
+void PgStore::ForgetJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which) {
+  for (size_t i : which) {
+    auto found = journal_left_.find(outcomes[i].claim.journal_id);
+    if (found != journal_left_.end()) found->second--;
+  }
+  std::erase_if(journal_left_, [](const auto& entry) { return entry.second <= 0; });
+}
+
+Result<std::vector<SealedTokens>> PgStore::SealTokens(std::span<const Outcome> outcomes,
+                                                      const std::vector<size_t>& which, bool for_parking) const {
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  std::vector<SealedTokens> sealed(outcomes.size());
+  for (size_t i : which) {
+    if (!outcomes[i].tokens) continue;
+    const Claim& claim = outcomes[i].claim;
+    std::string parked_key = ParkedRowKey(claim.token_table, claim.row_key);
+    std::string_view table = for_parking ? std::string_view(kParkedPlace) : std::string_view(TokenPlace(claim.token_table));
+    std::string_view row = for_parking ? std::string_view(parked_key) : std::string_view(claim.row_key);
+    Result<std::string> access =
+        Seal(**ring, SealedPlace{table, row, "access_token"}, outcomes[i].tokens->access_token.view());
+    if (!access.ok()) return access.error();
+    sealed[i].access_token = std::move(*access);
+    if (outcomes[i].tokens->refresh_token.empty()) continue;
+    Result<std::string> refresh =
+        Seal(**ring, SealedPlace{table, row, "refresh_token"}, outcomes[i].tokens->refresh_token.view());
+    if (!refresh.ok()) return refresh.error();
+    sealed[i].refresh_token = std::move(*refresh);
+  }
+  return sealed;
+}
+
+std::vector<std::string> PgStore::ProviderNames(std::span<const Outcome> outcomes) const {
+  std::vector<std::string> names;
+  names.reserve(outcomes.size());
+  for (const Outcome& outcome : outcomes) names.push_back(ProviderName(outcome.claim.provider_id));
+  return names;
+}
+
+std::vector<SaveVerdict> PgStore::Save(Micros now, std::span<const Outcome> outcomes) {
+  return SaveAll(now, outcomes, false);
+}
+
+std::vector<SaveVerdict> PgStore::SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked) {
+  std::vector<SaveVerdict> verdicts(outcomes.size(), SaveVerdict::kNotStored);
+  std::vector<size_t> all = AllOf(outcomes);
+  PostgresError error;
+  if (!SaveOnce(now, outcomes, all, from_parked, &verdicts, &error)) {
+    if (all.size() == 1)
+      GiveUpOnRow(now, outcomes, 0, from_parked, error, &verdicts);
+    else
+      SaveOneByOne(now, outcomes, all, from_parked, &verdicts);
+  }
+  ResolveMissed(now, outcomes, from_parked, &verdicts);
+  return verdicts;
+}
+
+bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
+                       bool from_parked, std::vector<SaveVerdict>* verdicts, PostgresError* error) {
+  Result<std::vector<SealedTokens>> sealed = SealTokens(outcomes, which, false);
+  if (!sealed.ok()) {
+    ReportToLog(WARNING, ("cannot seal fresh tokens: " + sealed.error().message).c_str());
+    return false;
+  }
+  std::vector<std::string> messages = Messages(outcomes);
+  std::vector<std::string> names = ProviderNames(outcomes);
+  std::vector<int64_t> journals = FinishedJournals(outcomes, which);
+  std::vector<char> written(outcomes.size());
+  SaveWork work{now, outcomes, *sealed, which, names, messages, journals, from_parked, written};
+  std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteOutcomes(work); });
+  if (failed) {
+    *error = std::move(*failed);
+    return false;
+  }
+  ForgetJournals(outcomes, which);
+  for (size_t i : which) (*verdicts)[i] = written[i] ? SaveVerdict::kSaved : SaveVerdict::kSuperseded;
+  return true;
+}
+
+void PgStore::GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
+                          const PostgresError& error, std::vector<SaveVerdict>* verdicts) {
+  std::string reason = error.sqlstate == 0 ? "no key to seal with" : DescribeRejection(outcomes[i], error);
+  ReportRejected(outcomes[i], reason);
+  if (outcomes[i].tokens && Park(now, outcomes, {i}, from_parked, reason)) (*verdicts)[i] = SaveVerdict::kParked;
+}
+
+void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
+                           bool from_parked, std::vector<SaveVerdict>* verdicts) {
+  Micros started = FromTimestamp(GetCurrentTimestamp());
+  std::vector<size_t> rest;
+  for (size_t i : which) {
+    if (FromTimestamp(GetCurrentTimestamp()) - started > kRowByRowBudget) {
+      if (outcomes[i].tokens) rest.push_back(i);
+      continue;
+    }
+    PostgresError error;
+    if (!SaveOnce(now, outcomes, {i}, from_parked, verdicts, &error))
+      GiveUpOnRow(now, outcomes, i, from_parked, error, verdicts);
+  }
+  if (!rest.empty() && Park(now, outcomes, rest, from_parked, "saving took too long"))
+    for (size_t i : rest) (*verdicts)[i] = SaveVerdict::kParked;
+}
+
+std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresError& error) const {
+  std::vector<std::string_view> secrets = {outcome.claim.refresh_token.view()};
+  if (outcome.tokens) {
+    secrets.push_back(outcome.tokens->access_token.view());
+    secrets.push_back(outcome.tokens->refresh_token.view());
+  }
+  return std::string(unpack_sql_state(error.sqlstate)) + " " + ScrubText(error.message, secrets);
+}
+
+void PgStore::ReportRejected(const Outcome& outcome, const std::string& reason) const {
+  std::string message = "[" + ProviderName(outcome.claim.provider_id) + "][schedule row " +
+                        std::to_string(outcome.claim.schedule_id) + "] the answer could not be stored: " + reason;
+  ReportToLog(LOG, message.c_str());
+}
+
+// Which of the outcomes met another refresh token than the one that was sent.
+void PgStore::ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
+                            std::vector<SaveVerdict>* verdicts) {
+  std::vector<size_t> missed;
+  for (size_t i = 0; i < verdicts->size(); i++)
+    if ((*verdicts)[i] == SaveVerdict::kSuperseded) missed.push_back(i);
+  if (missed.empty()) return;
+  Result<std::vector<StoredToken>> stored = LoadStored(outcomes, missed);
+  if (!stored.ok()) return;
+  std::vector<size_t> superseded;
+  for (size_t m = 0; m < missed.size(); m++) {
+    size_t i = missed[m];
+    const StoredToken& current = (*stored)[m];
+    if (!current.exists) {
+      (*verdicts)[i] = SaveVerdict::kGone;
+    } else if (SameToken(outcomes[i].claim, current.refresh_token)) {
+      SaveResealed(now, outcomes[i], current.refresh_token, from_parked, &(*verdicts)[i]);
+      continue;
+    }
+    superseded.push_back(i);
+  }
+  if (superseded.empty()) return;
+  std::vector<std::string> messages(outcomes.size());
+  std::vector<std::string> names = ProviderNames(outcomes);
+  SaveWork work{now, outcomes, {}, superseded, names, messages, {}, from_parked, {}};
+  (void)RunPostgres(kActivitySave, [&] {
+    if (from_parked) DeleteParkedResults(work);
+    WriteAudit(work, "superseded");
+  });
+}
+
+// Whether current is the token that was claimed, in a new envelope (rotate_keys does that).
+bool PgStore::SameToken(const Claim& claim, const std::string& current) const {
+  if (current.empty() || current == claim.stored_refresh_token) return false;
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return false;
+  SealedPlace place{TokenPlace(claim.token_table), claim.row_key, "refresh_token"};
+  Result<Secret> then = Open(**ring, place, claim.stored_refresh_token);
+  Result<Secret> now = Open(**ring, place, current);
+  return then.ok() && now.ok() && then->Equals(now->view());
+}
+
+void PgStore::SaveResealed(Micros now, const Outcome& outcome, const std::string& current, bool from_parked,
+                           SaveVerdict* verdict) {
+  std::vector<Outcome> again(1);
+  again[0] = CopyOutcome(outcome);
+  again[0].claim.stored_refresh_token = current;
+  std::vector<SaveVerdict> verdicts(1, SaveVerdict::kNotStored);
+  PostgresError error;
+  if (!SaveOnce(now, again, {0}, from_parked, &verdicts, &error))
+    GiveUpOnRow(now, again, 0, from_parked, error, &verdicts);
+  *verdict = verdicts[0];
+}
+
+Outcome PgStore::CopyOutcome(const Outcome& from) {
+  Outcome to;
+  to.claim.schedule_id = from.claim.schedule_id;
+  to.claim.provider_id = from.claim.provider_id;
+  to.claim.token_table = from.claim.token_table;
+  to.claim.row_key = from.claim.row_key;
+  to.claim.subject = from.claim.subject;
+  to.claim.label = from.claim.label;
+  to.claim.generation = from.claim.generation;
+  to.claim.refresh_token = from.claim.refresh_token.Clone();
+  if (from.tokens) {
+    to.tokens.emplace();
+    to.tokens->access_token = from.tokens->access_token.Clone();
+    to.tokens->refresh_token = from.tokens->refresh_token.Clone();
+    to.tokens->token_type = from.tokens->token_type;
+    to.tokens->scope = from.tokens->scope;
+    to.tokens->warnings = from.tokens->warnings;
+  }
+  to.failure = from.failure;
+  to.released = from.released;
+  to.answered_at = from.answered_at;
+  to.expires_at = from.expires_at;
+  to.refresh_expires_at = from.refresh_expires_at;
+  to.due_at = from.due_at;
+  to.attempts = from.attempts;
+  to.lost_response = from.lost_response;
+  return to;
+}
+
+Result<std::vector<PgStore::StoredToken>> PgStore::LoadStored(std::span<const Outcome> outcomes,
+                                                              const std::vector<size_t>& which) {
+  MemoryContextReset(scratch_context_);
+  struct Plain {
+    bool exists;
+    bytea* refresh_token;
+  };
+  Plain* plain = static_cast<Plain*>(MemoryContextAllocZero(scratch_context_, sizeof(Plain) * which.size()));
+  auto error = RunPostgres(kActivitySave, [&] {
+    for (size_t m = 0; m < which.size(); m++) {
+      const Claim& claim = outcomes[which[m]].claim;
+      Datum values[] = {MakeArray(1, INT4OID, [](int, bool*) { return Int32GetDatum(0); }),
+                        MakeArray(1, TEXTOID, [&](int, bool*) { return TextDatum(claim.row_key); })};
+      plain[m].exists = Execute(&StatementsFor(claim.token_table)->load, values, false) > 0;
+      if (!plain[m].exists) continue;
+      bool is_null;
+      Datum token = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null);
+      MemoryContext previous = MemoryContextSwitchTo(scratch_context_);
+      plain[m].refresh_token = is_null ? nullptr : DatumGetByteaPCopy(token);
+      MemoryContextSwitchTo(previous);
+    }
+  });
+  if (error) return FromPostgres("reading what is stored", *error);
+  std::vector<StoredToken> stored(which.size());
+  for (size_t m = 0; m < which.size(); m++) {
+    stored[m].exists = plain[m].exists;
+    if (plain[m].refresh_token != nullptr)
+      stored[m].refresh_token.assign(VARDATA_ANY(plain[m].refresh_token), VARSIZE_ANY_EXHDR(plain[m].refresh_token));
+  }
+  return stored;
+}
+
+}  // namespace token_refresh

@@ -1,0 +1,123 @@
+#include "core/failure.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "core/utf8.h"
+
+namespace token_refresh {
+namespace {
+
+TEST(FailureNameTest, EveryClassHasItsWordAndComesBack) {
+  const std::vector<std::pair<FailureClass, std::string_view>> words = {
+      {FailureClass::kTransient, "transient"},
+      {FailureClass::kRateLimited, "rate_limited"},
+      {FailureClass::kReauth, "reauth"},
+      {FailureClass::kClientConfig, "client_config"},
+      {FailureClass::kTooEarly, "too_early"},
+      {FailureClass::kSuperseded, "superseded"},
+      {FailureClass::kLostResponse, "lost_response"},
+  };
+  for (const auto& [failure, word] : words) {
+    EXPECT_EQ(FailureName(failure), word);
+    EXPECT_EQ(ParseFailureName(word), failure);
+  }
+}
+
+TEST(FailureNameTest, RefusesOtherWords) {
+  for (const std::string_view word : {"", "Transient", "reauth ", "revoked"}) {
+    EXPECT_FALSE(ParseFailureName(word).has_value()) << word;
+  }
+}
+
+struct ScrubCase {
+  const char* name;
+  std::string text;
+  std::vector<std::string_view> secrets;
+  std::string expected;
+};
+
+void PrintTo(const ScrubCase& row, std::ostream* out) { *out << row.name; }
+
+class ScrubTextTest : public testing::TestWithParam<ScrubCase> {};
+
+TEST_P(ScrubTextTest, Scrubs) { EXPECT_EQ(ScrubText(GetParam().text, GetParam().secrets), GetParam().expected); }
+
+INSTANTIATE_TEST_SUITE_P(
+    Texts, ScrubTextTest,
+    testing::Values(
+        ScrubCase{"empty", "", {"hush"}, ""}, ScrubCase{"plain", "The grant was revoked", {}, "The grant was revoked"},
+        ScrubCase{"secret", "token hush is bad, hush!", {"hush"}, "token [redacted] is bad, [redacted]!"},
+        ScrubCase{"empty_secret_is_no_secret", "all right", {""}, "all right"},
+        ScrubCase{"one_letter_secret", "abc", {"b"}, "a[redacted]c"},
+        ScrubCase{"longest_secret_first", "see hushhush", {"hush", "hushhush"}, "see [redacted]"},
+        ScrubCase{"overlapping_secrets", "x abcdef y", {"abcd", "cdef"}, "x [redacted] y"},
+        ScrubCase{"secret_with_blanks", "x very secret y", {"very secret"}, "x [redacted] y"},
+        ScrubCase{"secret_with_control_characters", "x a\nb y", {"a\nb"}, "x [redacted] y"},
+        ScrubCase{"secret_that_begins_inside_a_token_run", "0123456789012345678aa bb c", {"aa bb"}, "[redacted] c"},
+        ScrubCase{"base64_run", "got c2VjcmV0LXRva2VuLXZhbHVl here", {}, "got [redacted] here"},
+        ScrubCase{"hex_run", "id 0af7651916cd43dd8448eb211c80319c.", {}, "id [redacted]"},
+        ScrubCase{"jwt", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJub2JvZHkifQ.", {}, "[redacted]"},
+        ScrubCase{"percent_encoded", "a%2Fb%2Bcdefghijklmnop", {}, "[redacted]"},
+        ScrubCase{"no_digit_but_random_case", "KqWxRtYvZbNmLpQsDfGh", {}, "[redacted]"},
+        ScrubCase{"endless_word", "qwrtpsdfghjklzxcvbnm", {}, "[redacted]"},
+        ScrubCase{"nineteen_characters", "a123456789012345678", {}, "a123456789012345678"},
+        ScrubCase{"error_code",
+                  "unsupported_grant_type, invalid_refresh_token",
+                  {},
+                  "unsupported_grant_type, invalid_refresh_token"},
+        ScrubCase{"camel_case", "InvalidRefreshTokenException", {}, "InvalidRefreshTokenException"},
+        ScrubCase{
+            "host_name", "see https://developer.example.com/errors", {}, "see https://developer.example.com/errors"},
+        ScrubCase{"control_characters", std::string("a\nb\tc\0d\x7f", 8), {}, "a b c d "},
+        ScrubCase{"c1_control_character", "a\xC2\x85z", {}, "a z"},
+        ScrubCase{"invalid_utf8", "a\xFFz \xE2\x82 \xED\xA0\x80", {}, "a z       "},
+        ScrubCase{"other_scripts",
+                  "Gr\xC3\xBC\xC3\x9F"
+                  "e \xE6\xBC\xA2 \xF0\x9F\x94\x91",
+                  {},
+                  "Gr\xC3\xBC\xC3\x9F"
+                  "e \xE6\xBC\xA2 \xF0\x9F\x94\x91"}),
+    [](const auto& info) { return info.param.name; });
+
+std::string Words(size_t bytes) {
+  std::string text;
+  while (text.size() < bytes) text += "words ";
+  text.resize(bytes);
+  return text;
+}
+
+TEST(ScrubTextLengthTest, KeepsWhatFitsExactly) { EXPECT_EQ(ScrubText(Words(300), {}), Words(300)); }
+
+TEST(ScrubTextLengthTest, CutsWhatIsLonger) {
+  const std::string cut = ScrubText(Words(301), {});
+  EXPECT_EQ(cut, Words(297) + "...");
+  EXPECT_EQ(cut.size(), kMaxFailureMessage);
+}
+
+TEST(ScrubTextLengthTest, DoesNotCutACharacterInTwo) {
+  for (size_t shift = 0; shift < 4; ++shift) {
+    std::string text(shift, ' ');
+    for (int i = 0; i < 100; ++i) text += "\xF0\x9F\x94\x91";
+    const std::string cut = ScrubText(text, {});
+    EXPECT_TRUE(IsUtf8(cut)) << shift;
+    EXPECT_LE(cut.size(), kMaxFailureMessage);
+    EXPECT_TRUE(cut.ends_with("..."));
+  }
+}
+
+TEST(ScrubTextLengthTest, ASecretAcrossTheCutDoesNotShow) {
+  const std::string secret = "fake words that nobody may see";
+  for (size_t before = 260; before <= 310; ++before) {
+    const std::string cut = ScrubText(Words(before) + secret, {secret});
+    EXPECT_EQ(cut.find("fake"), std::string::npos) << before;
+  }
+}
+
+TEST(ScrubTextLengthTest, ManyMegabytesAreNoBurden) {
+  EXPECT_LE(ScrubText(std::string(8 << 20, 'x'), {"secret"}).size(), kMaxFailureMessage);
+}
+
+}  // namespace
+}  // namespace token_refresh
