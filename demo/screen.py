@@ -33,22 +33,24 @@ class TableScreen:
 
 
 class LinePrinter:
+    """Prints a line every few seconds, and whenever a status has changed."""
+
     def __init__(self):
         self.headline = None
+        self.states = None
         self.started_at = time.monotonic()
         self.next_line_at = 0
 
     def show(self, headline, rows):
-        now = time.monotonic()
-        if headline != self.headline:
-            self.headline = headline
-            print(headline)
-        elif now < self.next_line_at:
-            return
-        self.next_line_at = now + LINE_INTERVAL - 0.5
         by_provider = collections.defaultdict(collections.Counter)
         for row in rows:
             by_provider[row["provider"]][row["status"]] += 1
         states = "   ".join(f"{provider}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
                             for provider, counts in sorted(by_provider.items()))
+        now = time.monotonic()
+        if headline != self.headline:
+            print(headline)
+        elif states == self.states and now < self.next_line_at:
+            return
+        self.headline, self.states, self.next_line_at = headline, states, now + LINE_INTERVAL - 0.5
         print(f"{now - self.started_at:5.0f} s  {states}   {sum(row['refresh_count'] for row in rows)} refreshes")

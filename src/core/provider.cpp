@@ -9,7 +9,7 @@
 namespace token_refresh {
 namespace {
 
-constexpr size_t kMaxOptionsBytes = 64 * 1024;
+constexpr size_t kMaxOptionsBytes = size_t{64} * 1024;
 constexpr int64_t kMaxInFlight = 10000;
 
 using Setter = Status (*)(std::string_view key, const SecretJson& value, ProviderOptions& options);

@@ -12,8 +12,8 @@
 namespace token_refresh {
 namespace {
 
-constexpr size_t kMaxInput = 1024 * 1024;
-constexpr size_t kMaxToken = 64 * 1024;
+constexpr size_t kMaxInput = size_t{1024} * 1024;
+constexpr size_t kMaxToken = size_t{64} * 1024;
 // Seconds since 1970 reach this in the year 5138, milliseconds did in 1973.
 constexpr double kSmallestMilliseconds = 1e11;
 constexpr double kLargestMilliseconds = 1e14;

@@ -11,7 +11,8 @@ namespace token_refresh {
 namespace {
 
 constexpr size_t kMaxTokenType = 64;
-constexpr double kMaxLifetimeSeconds = static_cast<double>(kMaxLifetime / kSecond);
+constexpr Micros kMaxSeconds = kMaxLifetime / kSecond;
+constexpr auto kMaxLifetimeSeconds = static_cast<double>(kMaxSeconds);
 
 std::optional<double> ReadNumber(const SecretJson& value) {
   double number = 0;

@@ -1,6 +1,9 @@
 #include "core/utf8.h"
 
+#include <algorithm>
 #include <cstdint>
+
+#include "core/ascii.h"
 
 namespace token_refresh {
 namespace {
@@ -13,7 +16,7 @@ bool IsContinuation(uint8_t byte) { return (byte & 0xC0) == 0x80; }
 
 bool IsControl(std::string_view character) {
   const uint8_t first = ByteAt(character, 0);
-  if (character.size() == 1) return first < 0x20 || first == 0x7F;
+  if (character.size() == 1) return !IsAsciiPrintable(character[0]);
   return first == 0xC2 && ByteAt(character, 1) < 0xA0;  // U+0080 to U+009F
 }
 
@@ -47,6 +50,8 @@ bool IsUtf8(std::string_view text) {
 }
 
 bool IsCleanText(std::string_view text) {
+  // Nearly every text is plain ASCII, which needs no look at characters.
+  text.remove_prefix(std::find_if_not(text.begin(), text.end(), IsAsciiPrintable) - text.begin());
   while (!text.empty()) {
     const size_t length = Utf8CharLength(text);
     if (length == 0) return false;

@@ -179,7 +179,7 @@ void WriteTokens(const SaveWork& work, TokenTableStatements* statements, const P
   Datum values[] = {
       Numbers(rows),
       RowKeys(work, rows),
-      BytesOrNull(rows, [&](int i) { return std::string_view(at(i).claim.stored_refresh_token); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
       Texts(rows, [&](int i) { return std::string_view(at(i).tokens->token_type); }),
@@ -209,7 +209,7 @@ void WriteSuccesses(const SaveWork& work) {
 void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
   Datum values[] = {
       Numbers(rows), RowKeys(work, rows),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.outcomes[i].claim.stored_refresh_token); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }),
       Texts(rows, [&](int i) { return NewStatus(work.outcomes[i]); }),
       Texts(rows, [&](int i) { return std::string_view(work.messages[i]); })};
   MarkWritten(work, Execute(&statements->mark, values, false));

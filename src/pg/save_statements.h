@@ -24,6 +24,7 @@ struct SaveWork {
   Micros now = 0;
   std::span<const Outcome> outcomes;
   std::span<const SealedTokens> sealed;
+  std::span<const std::string> expected;  // the sealed refresh tokens that must still be stored
   std::span<const size_t> which;
   std::span<const std::string> provider_names;  // as long as outcomes
   std::span<const std::string> messages;        // as long as outcomes; for audit and schedule

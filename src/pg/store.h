@@ -68,20 +68,21 @@ class PgStore final : public Store {
 
   // Saving (store_save.cpp). which are indices into outcomes.
   std::vector<SaveVerdict> SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked);
+  // expected: per outcome, the refresh token (sealed) that must still be stored.
+  void SaveOrPark(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
+                  const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
   bool SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                std::vector<SaveVerdict>* verdicts, PostgresError* error);
+                const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts, PostgresError* error);
   void SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                    std::vector<SaveVerdict>* verdicts);
+                    const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
   void GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
                    const PostgresError& error, std::vector<SaveVerdict>* verdicts);
   std::string DescribeRejection(const Outcome& outcome, const PostgresError& error) const;
-  void ReportRejected(const Outcome& outcome, const std::string& reason) const;
-  void ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
-                     std::vector<SaveVerdict>* verdicts);
+  std::vector<size_t> ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
+                                    std::vector<std::string>* expected, std::vector<SaveVerdict>* verdicts);
+  void AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
+                       bool from_parked);
   bool SameToken(const Claim& claim, const std::string& current) const;
-  void SaveResealed(Micros now, const Outcome& outcome, const std::string& current, bool from_parked,
-                    SaveVerdict* verdict);
-  static Outcome CopyOutcome(const Outcome& from);
   Result<std::vector<StoredToken>> LoadStored(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
   Result<std::vector<SealedTokens>> SealTokens(std::span<const Outcome> outcomes, const std::vector<size_t>& which,
                                                bool for_parking) const;

@@ -162,7 +162,7 @@ bool PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vec
   std::vector<std::string> messages(outcomes.size(), reason);
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<int64_t> journals = FinishedJournals(outcomes, which);
-  SaveWork work{now, outcomes, *sealed, which, names, messages, journals, from_parked, {}};
+  SaveWork work{now, outcomes, *sealed, {}, which, names, messages, journals, from_parked, {}};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteParked(work, reason); });
   if (failed) {
     ReportToLog(WARNING, FromPostgres("parking fresh tokens", *failed).message.c_str());

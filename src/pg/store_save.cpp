@@ -4,6 +4,7 @@
 #include "core/sealed_box.h"
 #include "pg/catalog.h"
 #include "pg/keys.h"
+#include "pg/outcome_log.h"
 #include "pg/save_statements.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
@@ -101,19 +102,29 @@ std::vector<SaveVerdict> PgStore::Save(Micros now, std::span<const Outcome> outc
 std::vector<SaveVerdict> PgStore::SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked) {
   std::vector<SaveVerdict> verdicts(outcomes.size(), SaveVerdict::kNotStored);
   std::vector<size_t> all = AllOf(outcomes);
-  PostgresError error;
-  if (!SaveOnce(now, outcomes, all, from_parked, &verdicts, &error)) {
-    if (all.size() == 1)
-      GiveUpOnRow(now, outcomes, 0, from_parked, error, &verdicts);
-    else
-      SaveOneByOne(now, outcomes, all, from_parked, &verdicts);
-  }
-  ResolveMissed(now, outcomes, from_parked, &verdicts);
+  std::vector<std::string> expected;
+  expected.reserve(outcomes.size());
+  for (const Outcome& outcome : outcomes) expected.push_back(outcome.claim.stored_refresh_token);
+  SaveOrPark(now, outcomes, all, from_parked, expected, &verdicts);
+  std::vector<size_t> resealed = ResolveMissed(now, outcomes, from_parked, &expected, &verdicts);
+  if (!resealed.empty()) SaveOrPark(now, outcomes, resealed, from_parked, expected, &verdicts);
   return verdicts;
 }
 
+void PgStore::SaveOrPark(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
+                         bool from_parked, const std::vector<std::string>& expected,
+                         std::vector<SaveVerdict>* verdicts) {
+  PostgresError error;
+  if (SaveOnce(now, outcomes, which, from_parked, expected, verdicts, &error)) return;
+  if (which.size() == 1)
+    GiveUpOnRow(now, outcomes, which.front(), from_parked, error, verdicts);
+  else
+    SaveOneByOne(now, outcomes, which, from_parked, expected, verdicts);
+}
+
 bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
-                       bool from_parked, std::vector<SaveVerdict>* verdicts, PostgresError* error) {
+                       bool from_parked, const std::vector<std::string>& expected,
+                       std::vector<SaveVerdict>* verdicts, PostgresError* error) {
   Result<std::vector<SealedTokens>> sealed = SealTokens(outcomes, which, false);
   if (!sealed.ok()) {
     ReportToLog(WARNING, ("cannot seal fresh tokens: " + sealed.error().message).c_str());
@@ -123,26 +134,30 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<int64_t> journals = FinishedJournals(outcomes, which);
   std::vector<char> written(outcomes.size());
-  SaveWork work{now, outcomes, *sealed, which, names, messages, journals, from_parked, written};
+  SaveWork work{now, outcomes, *sealed, expected, which, names, messages, journals, from_parked, written};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteOutcomes(work); });
   if (failed) {
     *error = std::move(*failed);
     return false;
   }
   ForgetJournals(outcomes, which);
-  for (size_t i : which) (*verdicts)[i] = written[i] ? SaveVerdict::kSaved : SaveVerdict::kSuperseded;
+  for (size_t i : which) {
+    (*verdicts)[i] = written[i] ? SaveVerdict::kSaved : SaveVerdict::kSuperseded;
+    if (written[i]) LogOutcome(outcomes[i], names[i]);
+  }
   return true;
 }
 
 void PgStore::GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
                           const PostgresError& error, std::vector<SaveVerdict>* verdicts) {
   std::string reason = error.sqlstate == 0 ? "no key to seal with" : DescribeRejection(outcomes[i], error);
-  ReportRejected(outcomes[i], reason);
+  LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
   if (outcomes[i].tokens && Park(now, outcomes, {i}, from_parked, reason)) (*verdicts)[i] = SaveVerdict::kParked;
 }
 
 void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
-                           bool from_parked, std::vector<SaveVerdict>* verdicts) {
+                           bool from_parked, const std::vector<std::string>& expected,
+                           std::vector<SaveVerdict>* verdicts) {
   Micros started = FromTimestamp(GetCurrentTimestamp());
   std::vector<size_t> rest;
   for (size_t i : which) {
@@ -151,7 +166,7 @@ void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const 
       continue;
     }
     PostgresError error;
-    if (!SaveOnce(now, outcomes, {i}, from_parked, verdicts, &error))
+    if (!SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error))
       GiveUpOnRow(now, outcomes, i, from_parked, error, verdicts);
   }
   if (!rest.empty() && Park(now, outcomes, rest, from_parked, "saving took too long"))
@@ -167,41 +182,43 @@ std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresErr
   return std::string(unpack_sql_state(error.sqlstate)) + " " + ScrubText(error.message, secrets);
 }
 
-void PgStore::ReportRejected(const Outcome& outcome, const std::string& reason) const {
-  std::string message = "[" + ProviderName(outcome.claim.provider_id) + "][schedule row " +
-                        std::to_string(outcome.claim.schedule_id) + "] the answer could not be stored: " + reason;
-  ReportToLog(LOG, message.c_str());
-}
-
-// Which of the outcomes met another refresh token than the one that was sent.
-void PgStore::ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
-                            std::vector<SaveVerdict>* verdicts) {
-  std::vector<size_t> missed;
+// Looks into those whose compare-and-set did not match. Returns the ones that hold the same token in a
+// new envelope, with that envelope in expected, to be saved once more; settles the verdict of the others.
+std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
+                                           std::vector<std::string>* expected, std::vector<SaveVerdict>* verdicts) {
+  std::vector<size_t> missed, resealed, superseded;
   for (size_t i = 0; i < verdicts->size(); i++)
     if ((*verdicts)[i] == SaveVerdict::kSuperseded) missed.push_back(i);
-  if (missed.empty()) return;
+  if (missed.empty()) return resealed;
   Result<std::vector<StoredToken>> stored = LoadStored(outcomes, missed);
-  if (!stored.ok()) return;
-  std::vector<size_t> superseded;
   for (size_t m = 0; m < missed.size(); m++) {
     size_t i = missed[m];
-    const StoredToken& current = (*stored)[m];
-    if (!current.exists) {
-      (*verdicts)[i] = SaveVerdict::kGone;
-    } else if (SameToken(outcomes[i].claim, current.refresh_token)) {
-      SaveResealed(now, outcomes[i], current.refresh_token, from_parked, &(*verdicts)[i]);
-      continue;
+    if (!stored.ok()) {
+      (*verdicts)[i] = SaveVerdict::kNotStored;
+    } else if (SameToken(outcomes[i].claim, (*stored)[m].refresh_token)) {
+      (*expected)[i] = (*stored)[m].refresh_token;
+      (*verdicts)[i] = SaveVerdict::kNotStored;
+      resealed.push_back(i);
+    } else {
+      if (!(*stored)[m].exists) (*verdicts)[i] = SaveVerdict::kGone;
+      superseded.push_back(i);
     }
-    superseded.push_back(i);
   }
+  AuditSuperseded(now, outcomes, superseded, from_parked);
+  return resealed;
+}
+
+void PgStore::AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
+                              bool from_parked) {
   if (superseded.empty()) return;
   std::vector<std::string> messages(outcomes.size());
   std::vector<std::string> names = ProviderNames(outcomes);
-  SaveWork work{now, outcomes, {}, superseded, names, messages, {}, from_parked, {}};
-  (void)RunPostgres(kActivitySave, [&] {
+  SaveWork work{now, outcomes, {}, {}, superseded, names, messages, {}, from_parked, {}};
+  auto error = RunPostgres(kActivitySave, [&] {
     if (from_parked) DeleteParkedResults(work);
     WriteAudit(work, "superseded");
   });
+  if (error) ReportToLog(WARNING, FromPostgres("auditing superseded answers", *error).message.c_str());
 }
 
 // Whether current is the token that was claimed, in a new envelope (rotate_keys does that).
@@ -213,47 +230,6 @@ bool PgStore::SameToken(const Claim& claim, const std::string& current) const {
   Result<Secret> then = Open(**ring, place, claim.stored_refresh_token);
   Result<Secret> now = Open(**ring, place, current);
   return then.ok() && now.ok() && then->Equals(now->view());
-}
-
-void PgStore::SaveResealed(Micros now, const Outcome& outcome, const std::string& current, bool from_parked,
-                           SaveVerdict* verdict) {
-  std::vector<Outcome> again(1);
-  again[0] = CopyOutcome(outcome);
-  again[0].claim.stored_refresh_token = current;
-  std::vector<SaveVerdict> verdicts(1, SaveVerdict::kNotStored);
-  PostgresError error;
-  if (!SaveOnce(now, again, {0}, from_parked, &verdicts, &error))
-    GiveUpOnRow(now, again, 0, from_parked, error, &verdicts);
-  *verdict = verdicts[0];
-}
-
-Outcome PgStore::CopyOutcome(const Outcome& from) {
-  Outcome to;
-  to.claim.schedule_id = from.claim.schedule_id;
-  to.claim.provider_id = from.claim.provider_id;
-  to.claim.token_table = from.claim.token_table;
-  to.claim.row_key = from.claim.row_key;
-  to.claim.subject = from.claim.subject;
-  to.claim.label = from.claim.label;
-  to.claim.generation = from.claim.generation;
-  to.claim.refresh_token = from.claim.refresh_token.Clone();
-  if (from.tokens) {
-    to.tokens.emplace();
-    to.tokens->access_token = from.tokens->access_token.Clone();
-    to.tokens->refresh_token = from.tokens->refresh_token.Clone();
-    to.tokens->token_type = from.tokens->token_type;
-    to.tokens->scope = from.tokens->scope;
-    to.tokens->warnings = from.tokens->warnings;
-  }
-  to.failure = from.failure;
-  to.released = from.released;
-  to.answered_at = from.answered_at;
-  to.expires_at = from.expires_at;
-  to.refresh_expires_at = from.refresh_expires_at;
-  to.due_at = from.due_at;
-  to.attempts = from.attempts;
-  to.lost_response = from.lost_response;
-  return to;
 }
 
 Result<std::vector<PgStore::StoredToken>> PgStore::LoadStored(std::span<const Outcome> outcomes,

@@ -1,0 +1,41 @@
+#include "pg/outcome_log.h"
+
+#include "core/encoding.h"
+#include "pg/boundary.h"
+
+namespace token_refresh {
+
+namespace {
+
+std::string Prefix(const Outcome& outcome, const std::string& provider_name) {
+  Result<Sha256Digest> digest = Sha256(outcome.claim.subject);
+  std::string subject = digest.ok() ? HexEncode(BytesOf(*digest)).substr(0, 8) : "?";
+  return "[" + provider_name + "][" + subject + "] ";
+}
+
+}  // namespace
+
+void LogOutcome(const Outcome& outcome, const std::string& provider_name) {
+  if (!outcome.failure) return;
+  const char* what = nullptr;
+  switch (outcome.failure->failure) {
+    case FailureClass::kReauth:
+      what = "the grant is dead, the user must sign in again: ";
+      break;
+    case FailureClass::kLostResponse:
+      what = "the grant is dead after an answer was lost on the way, the user must sign in again: ";
+      break;
+    case FailureClass::kClientConfig:
+      what = "the provider rejects our client or request: ";
+      break;
+    default:
+      return;
+  }
+  ReportToLog(LOG, (Prefix(outcome, provider_name) + what + outcome.failure->message).c_str());
+}
+
+void LogRejected(const Outcome& outcome, const std::string& provider_name, const std::string& reason) {
+  ReportToLog(LOG, (Prefix(outcome, provider_name) + "the answer could not be stored: " + reason).c_str());
+}
+
+}  // namespace token_refresh
