@@ -25,9 +25,9 @@ SecretString ReplaceInvalidUtf8(std::string_view text) {
 }
 
 AnswerBody ReadJson(std::string_view text) {
-  if (IsNestedTooDeep(text)) return {BodyKind::kTooDeep, {}};
   std::optional<SecretJson> parsed = ParseSecretJson(text);
   if (!parsed.has_value() && !IsUtf8(text)) parsed = ParseSecretJson(ReplaceInvalidUtf8(text));
+  if (!parsed.has_value() && IsNestedTooDeep(text)) return {BodyKind::kTooDeep, {}};
   if (!parsed.has_value() || !parsed->is_object()) return {BodyKind::kUnreadable, {}};
   return {BodyKind::kObject, *std::move(parsed)};
 }

@@ -18,6 +18,16 @@ constexpr size_t kMaxShownHost = 200;
 // A request whose kept connection turns out to be dead is sent once more, see OnSend().
 constexpr int kMaxTimesSent = 2;
 
+constexpr long kFirstFinalStatus = 200;
+
+// How libcurl says that one header line is longer than it can take (100 kB).
+bool IsHeaderLineLimit(CURLcode verdict) {
+#if LIBCURL_VERSION_NUM >= 0x080600
+  if (verdict == CURLE_TOO_LARGE) return true;
+#endif
+  return verdict == CURLE_OUT_OF_MEMORY;
+}
+
 template <class Value>
 bool Set(CURL* easy, CURLoption option, Value value) {
   return curl_easy_setopt(easy, option, value) == CURLE_OK;
@@ -96,6 +106,7 @@ bool CurlTransfer::Start(uint64_t id, HttpRequest request) {
   times_sent_ = 0;
   in_headers_ = true;
   too_large_ = false;
+  cut_short_ = false;
   const bool new_url = request.url != request_.url;
   const bool new_trust = request.ca_file != request_.ca_file;
   request_ = std::move(request);
@@ -156,6 +167,9 @@ HttpCompletion CurlTransfer::Finish(CURLcode verdict) {
     long status = 0;
     curl_easy_getinfo(easy_, CURLINFO_RESPONSE_CODE, &status);
     response_.status = static_cast<int>(status);
+    // libcurl takes an answer that ends inside its headers, or after an interim one, for complete.
+    cut_short_ = in_headers_ || status < kFirstFinalStatus;
+    too_large_ = too_large_ || (times_sent_ > 0 && in_headers_ && IsHeaderLineLimit(verdict));
     response_.failure = Classify(verdict);
   }
   if (response_.failure != TransportFailure::kNone && response_.failure_message.empty()) {
@@ -169,7 +183,7 @@ HttpCompletion CurlTransfer::Finish(CURLcode verdict) {
 }
 
 TransportFailure CurlTransfer::Classify(CURLcode verdict) const {
-  if (verdict == CURLE_OK) return TransportFailure::kNone;
+  if (verdict == CURLE_OK && !cut_short_) return TransportFailure::kNone;
   if (too_large_) return TransportFailure::kTooLarge;
   // Whatever went wrong after the request had begun to go out, the provider may have acted on it.
   if (times_sent_ > 0) return TransportFailure::kMaybeHandled;
@@ -188,6 +202,8 @@ std::string CurlTransfer::Describe(CURLcode verdict) const {
   std::string message;
   if (too_large_) {
     message = "the answer is too large";
+  } else if (verdict == CURLE_OK) {
+    message = "the answer ended before its headers did";
   } else if (verdict == CURLE_ABORTED_BY_CALLBACK) {
     message = "kept connections died before an answer arrived";
   } else {

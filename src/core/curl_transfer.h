@@ -69,6 +69,7 @@ class CurlTransfer {
   int times_sent_ = 0;
   bool in_headers_ = true;
   bool too_large_ = false;
+  bool cut_short_ = false;
 };
 
 }  // namespace token_refresh

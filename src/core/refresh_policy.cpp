@@ -51,6 +51,11 @@ Micros WithBackoffJitter(Micros delay, double jitter) {
   return SaturatingAdd(delay, static_cast<Micros>(static_cast<double>(delay) * kBackoffJitter * ClampJitter(jitter)));
 }
 
+// Also when it lies further ahead than any interval: then the clock was set back.
+bool ProbeIsDue(Micros now, Micros next_probe_at) {
+  return now >= next_probe_at || SaturatingSubtract(next_probe_at, now) > 2 * kLastProbe;
+}
+
 void KeepEarlier(std::optional<Micros>& due, Micros candidate) { due = due ? std::min(*due, candidate) : candidate; }
 
 }  // namespace
@@ -99,6 +104,9 @@ void CircuitBreaker::RecordSuccess() {
 }
 
 void CircuitBreaker::RecordFailure(Micros now, double jitter) {
+  // Not a probe but one of the many that were in flight when the provider went down: they all
+  // tell of the same failure.
+  if (open() && !ProbeIsDue(now, next_probe_at_)) return;
   consecutive_failures_ = std::min(consecutive_failures_ + 1, kFailuresToOpen + kMaxDoublings);
   if (!open()) return;
   const Micros interval = Doubled(kFirstProbe, consecutive_failures_ - kFailuresToOpen, kLastProbe);
@@ -106,7 +114,7 @@ void CircuitBreaker::RecordFailure(Micros now, double jitter) {
 }
 
 bool CircuitBreaker::MayRequest(Micros now, int in_flight) const {
-  return !open() || (in_flight == 0 && now >= next_probe_at_);
+  return !open() || (in_flight == 0 && ProbeIsDue(now, next_probe_at_));
 }
 
 }  // namespace token_refresh

@@ -191,10 +191,9 @@ std::optional<Micros> Refresher::Impl::LaneWakeAt(const ProviderLane& lane, Micr
   const std::optional<Micros> work = lane.WorkAt(at);
   const std::optional<Micros> opens = lane.OpensAt(at);
   if (!work || !opens) return std::nullopt;
-  const Micros wake = std::max(*work, *opens);
   // With no place to be had, an answer will bring the next turn.
-  if (wake <= at && !MayServeBackground(lane, at)) return std::nullopt;
-  return wake;
+  if (*opens <= at && !MayServeBackground(lane, at)) return std::nullopt;
+  return std::max(*work, *opens);
 }
 
 std::optional<Micros> Refresher::Impl::NextTurnAt() const {

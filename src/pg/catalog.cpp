@@ -47,10 +47,19 @@ void EqualKey(ScanKey key, AttrNumber column, Oid collation, RegProcedure equal,
   ScanKeyEntryInitialize(key, 0, column, BTEqualStrategyNumber, InvalidOid, collation, equal, value);
 }
 
+// DROP EXTENSION may have come between looking the name up and getting the lock.
+Relation OpenTable(Oid table) {
+  Relation relation = try_table_open(table, AccessShareLock);
+  if (relation == nullptr)
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+                    errmsg("the extension token_refresh has been dropped while it was in use")));
+  return relation;
+}
+
 // Calls read(slot) for the one row that a unique index finds.
 template <class Read>
 bool FetchOne(Oid table, Oid index, ScanKey keys, int key_count, Snapshot snapshot, Read read) {
-  Relation relation = table_open(table, AccessShareLock);
+  Relation relation = OpenTable(table);
   Relation index_relation = index_open(index, AccessShareLock);
   IndexScanDesc scan = BeginIndexScan(relation, index_relation, snapshot, key_count);
   index_rescan(scan, keys, key_count, nullptr, 0);

@@ -92,7 +92,6 @@ void Configure(Worker* worker) {
   RefresherSettings& settings = worker->settings;
   settings.max_in_flight = Settings::max_in_flight;
   settings.refresh_margin = static_cast<Micros>(Settings::refresh_margin_s) * kSecond;
-  settings.background = Settings::enabled && !worker->store->paused();
   settings.http.connect_timeout = Settings::connect_timeout_ms * kMillisecond;
   settings.http.timeout = Settings::http_timeout_ms * kMillisecond;
   settings.http.ca_file = Settings::ca_file != nullptr ? Settings::ca_file : "";
@@ -175,17 +174,21 @@ void TakeDemands(Worker* worker) {
   } while (count == kRequestsPerTurn);
 }
 
+// Before anything is begun in the background, as what is due may be a lot.
+void AllowBackground(Worker* worker) {
+  bool background = Settings::enabled && !worker->store->Paused();
+  if (background == worker->settings.background) return;
+  worker->settings.background = background;
+  worker->engine->Configure(worker->settings);
+}
+
 void Turn(Worker* worker) {
   Step([&] {
+    AllowBackground(worker);
     worker->engine->Turn();
     for (const FinishedDemand& finished : worker->engine->TakeFinished())
       FinishRequest(worker->database, finished.schedule_id, finished.result);
     AdvertiseCounters(worker->database, worker->engine->counters());
-    bool background = Settings::enabled && !worker->store->paused();
-    if (background != worker->settings.background) {
-      Configure(worker);
-      worker->engine->ScheduleChanged();
-    }
     return Ok();
   });
 }

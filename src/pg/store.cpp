@@ -15,8 +15,8 @@ namespace token_refresh {
 namespace {
 
 Statement select_providers = {
-    "SELECT id, name, coalesce(client_id, ''), client_secret, effective_options::text,"
-    " coalesce((SELECT paused FROM token_refresh.control), false) FROM token_refresh.provider ORDER BY id",
+    "SELECT id, name, coalesce(client_id, ''), client_secret, effective_options::text"
+    " FROM token_refresh.provider ORDER BY id",
     0,
     {},
     nullptr};
@@ -51,13 +51,10 @@ struct PlainProvider {
 struct PlainProviders {
   PlainProvider* rows;
   uint64 count;
-  bool paused;
 };
 
 void ReadProviders(MemoryContext context, PlainProviders* out) {
   bool is_null;
-  Execute(&select_paused, nullptr, true);
-  out->paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
   out->count = Execute(&select_providers, nullptr, true);
   MemoryContext previous = MemoryContextSwitchTo(context);
   out->rows = static_cast<PlainProvider*>(palloc0(sizeof(PlainProvider) * (out->count + 1)));
@@ -123,7 +120,6 @@ Result<std::vector<std::shared_ptr<const Provider>>> PgStore::LoadProviders() {
   PlainProviders plain = {};
   auto error = RunPostgres(kActivityClaim, [&] { ReadProviders(scratch_context_, &plain); });
   if (error) return FromPostgres("reading providers", *error);
-  paused_ = plain.paused;
   provider_names_.clear();
   std::vector<std::shared_ptr<const Provider>> providers;
   for (uint64 i = 0; i < plain.count; i++) {
@@ -135,6 +131,21 @@ Result<std::vector<std::shared_ptr<const Provider>>> PgStore::LoadProviders() {
       ReportUnusable(plain.rows[i], provider.error());
   }
   return providers;
+}
+
+bool PgStore::Paused() {
+  const uint64_t version = ProviderCacheVersion();
+  if (paused_at_version_ == version) return paused_;
+  bool paused = true;
+  auto error = RunPostgres(kActivityClaim, [&] {
+    Execute(&select_paused, nullptr, true);
+    bool is_null;
+    paused = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+  });
+  if (error) return paused_;
+  paused_at_version_ = version;
+  paused_ = paused;
+  return paused_;
 }
 
 Result<DueList> PgStore::ListDue(Micros now, std::span<const DueQuota> quotas) {

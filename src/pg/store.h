@@ -42,7 +42,9 @@ class PgStore final : public Store {
   Status Recover();
   // Brings the schedule in step with the token tables, and trims the audit.
   Status Sweep();
-  bool paused() const { return paused_; }
+  // Whether pause() holds; read again when settings in tables have changed. As long as that cannot be
+  // read nothing changes, and in the beginning it holds.
+  bool Paused();
 
  private:
   struct ClaimScratch;
@@ -59,6 +61,7 @@ class PgStore final : public Store {
   // Claiming (store_claim.cpp).
   Status ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch);
   void OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch);
+  void MarkUnreadable(const std::vector<int64_t>& schedule_ids);
 
   // Parked results (store_parked.cpp).
   Result<std::vector<Outcome>> LoadParked(const std::vector<int64_t>& schedule_ids);
@@ -94,7 +97,8 @@ class PgStore final : public Store {
 
   MemoryContext scratch_context_;
   Oid extension_ = InvalidOid;
-  bool paused_ = false;
+  bool paused_ = true;
+  uint64_t paused_at_version_ = 0;
   std::unordered_map<int32_t, std::string> provider_names_;
   std::unordered_map<int32_t, std::string> token_places_;  // what ciphertexts of a token table are bound to
   std::unordered_map<int64_t, int> journal_left_;          // claims not saved yet, per journal note

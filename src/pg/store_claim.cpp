@@ -34,6 +34,16 @@ Statement write_journal = {
 Statement never_due = {
     "UPDATE token_refresh.schedule SET due_at = NULL WHERE id = ANY ($1)", 1, {INT8ARRAYOID}, nullptr};
 
+// A ciphertext that does not open is for a person to mend (a key is missing): said in the status, tried
+// again now and then.
+Statement mark_unreadable = {
+    "UPDATE token_refresh.schedule SET status = 'error', failure = 'client_config',"
+    " message = 'the stored refresh token does not open with the keys at hand',"
+    " due_at = clock_timestamp() + interval '5 minutes' WHERE id = ANY ($1)",
+    1,
+    {INT8ARRAYOID},
+    nullptr};
+
 // One requested row, in plain memory.
 struct PlainClaim {
   bool found, locked, parked, has_token_row, claimed;
@@ -250,6 +260,7 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
   Result<const KeyRing*> ring = LoadKeyRing();
   if (!ring.ok()) ReportToLog(WARNING, ring.error().message.c_str(), ring.error().hint.c_str());
   int noted = 0;
+  std::vector<int64_t> unreadable;
   for (size_t i = 0; i < requests.size(); i++) {
     const PlainClaim& row = scratch->rows[i];
     if (!row.claimed) continue;
@@ -262,14 +273,25 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
       token_places_[claim.token_table] = row.place;
       claim.refresh_token = std::move(*opened);
       batch->claims.push_back(std::move(claim));
-    } else {
-      batch->refused.push_back({claim.schedule_id, Refusal::kUnreadable});
-      std::string message = "the refresh token of schedule row " + std::to_string(claim.schedule_id) +
-                            " cannot be opened: " + opened.error().message;
-      ReportToLog(WARNING, message.c_str());
+      continue;
+    }
+    batch->refused.push_back({claim.schedule_id, Refusal::kUnreadable});
+    if (ring.ok()) {
+      unreadable.push_back(claim.schedule_id);
+      ReportToLog(WARNING, ("a refresh token cannot be opened: " + opened.error().message).c_str());
     }
   }
   if (scratch->journal_id != 0) journal_left_[scratch->journal_id] = noted;
+  if (!unreadable.empty()) MarkUnreadable(unreadable);
+}
+
+void PgStore::MarkUnreadable(const std::vector<int64_t>& schedule_ids) {
+  auto error = RunPostgres(kActivityClaim, [&] {
+    Datum values[] = {MakeArray(static_cast<int>(schedule_ids.size()), INT8OID,
+                                [&](int i, bool*) { return Int64GetDatum(schedule_ids[i]); })};
+    Execute(&mark_unreadable, values, false);
+  });
+  if (error) ReportToLog(WARNING, FromPostgres("noting unreadable tokens", *error).message.c_str());
 }
 
 Result<ClaimBatch> PgStore::ClaimRows(Micros now, std::span<const ClaimRequest> requests) {

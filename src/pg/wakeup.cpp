@@ -25,25 +25,24 @@ void Fulfil(const Wishes& wanted) {
   if (wanted.all || wanted.launcher) WakeLauncher();
 }
 
-void AtTransactionEnd(XactEvent event, void* arg) {
-  switch (event) {
-    case XACT_EVENT_COMMIT:
-      Fulfil(wishes);
-      wishes = kNone;
-      break;
-    case XACT_EVENT_ABORT:
-    case XACT_EVENT_PREPARE:
-      wishes = kNone;
-      break;
-    default:
-      break;
-  }
+void AtTransactionEnd(XactEvent event, void*) {
+  if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE) wishes = kNone;
+}
+
+// Not at XACT_EVENT_COMMIT: then other processes have not been told yet to forget what they have cached, and who
+// is woken so early may find everything as it was and sleep again.
+void AfterCommit(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void*) {
+  if (phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_commit || !is_top_level) return;
+  const Wishes wanted = wishes;
+  wishes = kNone;
+  Fulfil(wanted);
 }
 
 void EnsureCallback() {
   static bool registered = false;
   if (registered) return;
   RegisterXactCallback(AtTransactionEnd, nullptr);
+  RegisterResourceReleaseCallback(AfterCommit, nullptr);
   registered = true;
 }
 

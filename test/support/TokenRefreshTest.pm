@@ -88,7 +88,7 @@ sub start_token_server
 }
 
 # The OpenID Connect server (test/support/oidc_server), see
-# TokenRefreshTest::OidcServer. Skips all tests of the calling script when it is not
+# TokenRefreshTest::OidcServer. To be called first: skips the whole script when it is not
 # installed. %env: its environment, e.g. ACCESS_TOKEN_TTL.
 sub start_oidc_server
 {
@@ -273,6 +273,15 @@ sub fault
 }
 
 sub grants { my ($self, $realm, %options) = @_; return @{ $self->call(POST => "/$realm/grants", \%options) }; }
+
+# Grants whose access tokens expired long ago: due at once.
+sub expired_grants
+{
+    my ($self, $realm, %options) = @_;
+    my @grants = $self->grants($realm, %options);
+    delete $_->{expires_in} for @grants;
+    return map { { %$_, expires_at => '2020-01-01T00:00:00Z' } } @grants;
+}
 
 sub stats { my ($self, $realm) = @_; return $self->call(GET => "/$realm/stats"); }
 

@@ -95,13 +95,19 @@ class EngineTest : public testing::Test {
     Turn();
   }
 
+  void AnswerAll(int64_t first, int64_t count, HttpResponse (*response)()) {
+    for (int64_t id = first; id < first + count; id++)
+      EXPECT_TRUE(transport.Answer(FirstToken(id), response())) << "row " << id << " is not in flight";
+    Turn();
+  }
+
   // Makes the provider of these rows known to fail.
   void OpenBreaker(int64_t first_id) {
     AddRows(first_id, 5, 1);
     clock.Advance(kSecond);
     engine->ScheduleChanged();
     Turn();
-    for (int64_t id = first_id; id < first_id + 5; id++) Answer(id, Down());
+    AnswerAll(first_id, 5, Down);
     for (int64_t id = first_id; id < first_id + 5; id++) Row(id).due_at = clock.Now() + kDay;
   }
 
@@ -113,7 +119,8 @@ class EngineTest : public testing::Test {
 
   // How the demands for id ended since the last call of this kind.
   std::vector<DemandResult> Finished(int64_t id) {
-    for (const FinishedDemand& finished : engine->TakeFinished()) finished_[finished.schedule_id].push_back(finished.result);
+    for (const FinishedDemand& finished : engine->TakeFinished())
+      finished_[finished.schedule_id].push_back(finished.result);
     return std::exchange(finished_[id], {});
   }
 

@@ -81,6 +81,11 @@ class FakeTransport : public HttpTransport {
     return true;
   }
 
+  void AnswerAllPending(int status, std::string_view body) {
+    for (const Pending& request : std::exchange(pending, {}))
+      completed_.push_back({request.id, MakeResponse(status, body)});
+  }
+
   std::vector<Pending> pending;
 
  private:
@@ -103,10 +108,10 @@ class FakeStore : public Store {
     int writes = 0;
 
     // What the world does to the row.
-    bool locked = false;         // somebody else holds it
-    bool unreadable = false;     // no key opens it
-    bool rejects_writes = false; // a constraint of the application
-    int fail_saves = 0;          // so many saves of it fail
+    bool locked = false;          // somebody else holds it
+    bool unreadable = false;      // no key opens it
+    bool rejects_writes = false;  // a constraint of the application
+    int fail_saves = 0;           // so many saves of it fail
 
     std::string parked_refresh_token;  // empty: nothing is parked
     std::optional<Micros> parked_due_at;

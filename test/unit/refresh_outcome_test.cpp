@@ -111,8 +111,8 @@ TEST(FailedOutcomeTest, RemembersThatAnAnswerMayBeLost) {
   EXPECT_FALSE(lost(TransportFailure::kNotSent));
   EXPECT_FALSE(lost(TransportFailure::kRefused));
   EXPECT_FALSE(lost(TransportFailure::kNone));
-  for (const FailureClass failure : {FailureClass::kTransient, FailureClass::kRateLimited, FailureClass::kTooEarly,
-                                     FailureClass::kClientConfig}) {
+  for (const FailureClass failure :
+       {FailureClass::kTransient, FailureClass::kRateLimited, FailureClass::kTooEarly, FailureClass::kClientConfig}) {
     Claim claim = MakeClaim();
     claim.lost_response = true;
     EXPECT_TRUE(Failed(failure, std::move(claim)).lost_response) << FailureName(failure);

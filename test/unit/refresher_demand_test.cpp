@@ -238,6 +238,7 @@ TEST_F(RefresherDemandTest, ACallerOfARowInTheReadyQueueTakesItOut) {
   options.max_in_flight = 1;
   SetProvider(1, options);
   AddRows(1, 3);
+  clock.Advance(kSecond);
   Turn();
   ASSERT_TRUE(InFlight(1));
   engine->RequestNow(3, 1);  // claimed now, submitted before row 2

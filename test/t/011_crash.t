@@ -1,0 +1,154 @@
+# Crashes: what the provider has answered and the server has lost is asked for again
+# within the provider's replay window; with nothing in flight nothing is lost in any case.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../support";
+use PostgreSQL::Test::Utils;
+use Test::More;
+use TokenRefreshTest;
+
+my $server = start_token_server();
+my $node   = new_node('main', 'restart_after_crash' => 'on');
+
+sub add_provider
+{
+    my ($name, %options) = @_;
+    create_provider($node, $name, token_endpoint => $server->token_endpoint($name), %options);
+    return;
+}
+
+sub refresher_pid
+{
+    return $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher'");
+}
+
+sub kill_refresher
+{
+    my $pid = refresher_pid();
+    kill('KILL', $pid) or die "cannot kill the refresher: $!";
+    $node->poll_query_until('postgres',
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher' AND pid <> $pid")
+        or die 'the refresher did not come back';
+    return;
+}
+
+# Test points: all credentials of the provider hold a valid access token that the
+# provider itself knows, and none was given up.
+sub all_alive
+{
+    my ($provider, $count, $what) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    poll_until($node, <<"END", "$what: all $count are refreshed");
+SELECT count(*) = $count FROM token_refresh.token_status
+WHERE provider = '$provider' AND status = 'connected' AND expires_at > now() + interval '30 minutes'
+END
+    is( $node->safe_psql('postgres', "SELECT count(*) FROM token_refresh.token_status WHERE provider = '$provider' AND status = 'needs_reauth'"),
+        '0', "$what: none needs a new sign-in");
+    my @tokens = split /\n/, $node->safe_psql('postgres',
+        "SELECT token_refresh.get_access_token(provider, subject) FROM token_refresh.credential WHERE provider = '$provider'");
+    is(scalar(grep { $server->is_active($provider, $_) } @tokens), $count, "$what: the provider knows all access tokens");
+    is($server->stats($provider)->{reuse}, 0, "$what: no refresh token was presented after its replay window");
+    return;
+}
+
+# Every stored refresh token is the one that the provider expects next.
+sub all_refresh_again
+{
+    my ($provider, $count, $what) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    is( $node->safe_psql('postgres', "SELECT tokens_found, tokens_refreshed FROM token_refresh.refresh_expiring_tokens('1 day')"),
+        "$count|$count", "$what: all can be refreshed again");
+    is($server->stats($provider)->{reuse}, 0, "$what: no refresh token was presented twice");
+    return;
+}
+
+subtest 'kill -9 in the middle of 200 refreshes' => sub {
+    add_provider('busy', max_in_flight => 20, replay_window => '60 seconds');
+    $server->control('busy', policy => 'replay', replay_window => 60, latency => 0.05);
+    store_credential($node, 'busy', $server->expired_grants('busy', n => 200));
+    $server->wait('busy', refreshed => 60);
+    kill_refresher();
+    my $stats = $server->stats('busy');
+    note("$stats->{refreshed} of 200 were refreshed when the server was back");
+    all_alive('busy', 200, 'after the crash');
+    note($server->stats('busy')->{replayed} . ' answers were lost and asked for again');
+};
+
+subtest 'kill -9 with 200 answers on their way' => sub {
+    add_provider('late', replay_window => '60 seconds');
+    $server->control('late', policy => 'replay', replay_window => 60, hold => 'after');
+    store_credential($node, 'late', $server->expired_grants('late', n => 200));
+    $server->wait('late', refreshed => 200);
+    $server->wait('late', held => 200);
+    kill_refresher();
+    $server->release('late');
+    all_alive('late', 200, 'after the crash');
+    is($server->stats('late')->{replayed}, 200, 'all 200 answers were lost and given again');
+    is($node->safe_psql('postgres', "SELECT count(*) FROM token_refresh.audit_event WHERE event = 'response_lost' AND provider = 'late'"),
+        '200', 'and each loss is in the audit');
+};
+
+subtest 'an answer lost for good is no verdict on the user' => sub {
+    add_provider('strict', replay_window => '0');
+    $server->control('strict', hold => 'after');
+    store_credential($node, 'strict', $server->expired_grants('strict', n => 1));
+    $server->wait('strict', held => 1);
+    # The note that a request is under way is written with the next commit, or a moment later.
+    $node->safe_psql('postgres', 'CREATE TABLE next_commit ()');
+    kill_refresher();
+    $server->release('strict');
+    poll_until($node, "SELECT status = 'needs_reauth' FROM token_refresh.token_status WHERE provider = 'strict'",
+        'without a replay window the grant is gone');
+    like(status_of($node, 'strict', 'subject1')->{last_error}, qr/^lost_response/, 'the failure says that the answer was lost');
+    $node->safe_psql('postgres', "DELETE FROM token_refresh.credential");
+};
+
+subtest 'a strict provider, nothing in flight' => sub {
+    add_provider('calm');
+    store_credential($node, 'calm', $server->expired_grants('calm', n => 50));
+    poll_until($node, 'SELECT min(refresh_count) = 1 FROM token_refresh.token_status', 'all are refreshed once');
+
+    $node->restart('fast');
+    all_refresh_again('calm', 50, 'after a restart');
+    kill_refresher();
+    all_refresh_again('calm', 50, 'after kill -9 of the refresher');
+    $node->stop('immediate');
+    $node->start;
+    all_refresh_again('calm', 50, 'after an immediate shutdown');
+};
+
+subtest 'pg_terminate_backend of the refresher' => sub {
+    $server->control('calm', hold => 'after');
+    store_credential($node, 'calm', $server->expired_grants('calm', prefix => 'other', n => 50));
+    $server->wait('calm', held => 50);
+    my $pid = refresher_pid();
+    my $offset = -s $node->logfile;
+    is($node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)"), 't', 'it is told to end');
+    my $sessions = "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid";
+    is($node->safe_psql('postgres', "SELECT pg_sleep(0.3); $sessions") =~ s/^\n//r, '1', 'it stays while answers are on their way');
+    $server->release('calm');
+    poll_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher' AND pid <> $pid",
+        'its successor comes by itself');
+    poll_until($node, "SELECT min(refresh_count) = 1 FROM token_refresh.token_status WHERE subject LIKE 'other%'",
+        'the answers are stored');
+    unlike(read_log($node, $offset), qr/unanswered/, 'none was left behind');
+    all_refresh_again('calm', 100, 'afterwards');
+};
+
+subtest 'pg_terminate_backend of the launcher' => sub {
+    my $offset = -s $node->logfile;
+    my $launcher = "backend_type = 'token_refresh launcher'";
+    my $pid = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE $launcher");
+    my $refresher = refresher_pid();
+    $node->safe_psql('postgres', "SELECT pg_terminate_backend($pid)");
+    poll_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE $launcher AND pid <> $pid", 'it comes back');
+    is(refresher_pid(), $refresher, 'the refresher did not notice');
+    $node->safe_psql('postgres', "SELECT pg_terminate_backend($refresher)");
+    poll_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher' AND pid <> $refresher",
+        'the new launcher looks after the old refresher');
+};
+
+$node->stop;
+done_testing();
