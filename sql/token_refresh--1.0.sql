@@ -237,7 +237,10 @@ DECLARE
     base jsonb := '{}';
 BEGIN
     IF options ? 'preset' THEN
-        SELECT p.options INTO base FROM @extschema@.provider_preset p WHERE p.name = options ->> 'preset';
+        IF jsonb_typeof(options -> 'preset') <> 'string' THEN
+            RAISE EXCEPTION 'option "preset" must be text' USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        SELECT p.options INTO base FROM @extschema@.provider_preset p WHERE p.name = _merge_preset.options ->> 'preset';
         IF NOT FOUND THEN
             RAISE EXCEPTION 'unknown preset "%"', options ->> 'preset'
                 USING ERRCODE = 'invalid_parameter_value',
@@ -307,11 +310,14 @@ BEGIN
     PERFORM @extschema@._require('name', name IS NULL);
     PERFORM @extschema@._require('options', options IS NULL);
     IF name !~ '^[a-z0-9][a-z0-9_.-]{0,62}$' THEN
-        RAISE EXCEPTION 'invalid provider name'
+        RAISE EXCEPTION 'invalid provider name "%"', name
             USING ERRCODE = 'invalid_parameter_value',
                   HINT = 'A name has 1 to 63 characters: lower-case letters, digits, "_", "." and "-", beginning with a letter or digit.';
     END IF;
-    IF jsonb_typeof(options) = 'object' AND NOT options ?| ARRAY['preset', 'token_endpoint']
+    IF jsonb_typeof(options) <> 'object' THEN
+        RAISE EXCEPTION 'argument "options" must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF NOT options ?| ARRAY['preset', 'token_endpoint']
        AND EXISTS (SELECT FROM @extschema@.provider_preset p WHERE p.name = create_provider.name) THEN
         chosen := jsonb_build_object('preset', name) || options;
     END IF;
@@ -546,7 +552,7 @@ DECLARE
     resealed bigint := 0;
     n bigint;
 BEGIN
-    IF batch_size IS NULL OR batch_size < 1 THEN
+    IF batch_size IS NULL OR batch_size OPERATOR(pg_catalog.<) 1 THEN
         RAISE EXCEPTION 'argument "batch_size" must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT k.key_id INTO STRICT sealing FROM @extschema@.key_ring() k WHERE k.seals;

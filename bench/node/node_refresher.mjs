@@ -78,7 +78,8 @@ async function batched(client, rows) {
   let wake = () => {};
   const worker = async () => {
     while (next < rows.length) {
-      answered.push(await refresh(rows[next++]));
+      const fresh = await refresh(rows[next++]);
+      answered.push(fresh);
       wake();
     }
   };

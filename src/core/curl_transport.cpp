@@ -23,9 +23,6 @@ constexpr size_t kMaxIdleTransfers = 1024;
 // Looks at the sockets that one Collect() takes while nothing has completed. As soon as something
 // has, it returns: the provider works on the rest while the owner works on these.
 constexpr int kMaxRounds = 16;
-// Requests go out in groups of so many while more are submitted: early enough to keep the provider and
-// the processor's cache busy, rarely enough that the signal mask is not switched for each.
-constexpr int kStartTogether = 32;
 
 Micros MonotonicNow() {
   timespec now{};
@@ -60,7 +57,6 @@ struct CurlTransport::Impl {
   std::optional<Micros> timer_at;  // monotonic
   std::vector<std::unique_ptr<CurlTransfer>> active, idle;
   std::vector<HttpCompletion> completions;
-  int waiting_to_start = 0;  // submitted since the timer last ran
 };
 
 CurlTransport::Impl::~Impl() {
@@ -126,7 +122,6 @@ int CurlTransport::Impl::OnTimer(CURLM*, long milliseconds, void* self) noexcept
 
 bool CurlTransport::Impl::RunTimer() {
   if (!timer_at || MonotonicNow() < *timer_at) return false;
-  waiting_to_start = 0;
   timer_at.reset();  // libcurl sets it anew, also when we come too early
   int running = 0;
   curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0, &running);
@@ -181,17 +176,13 @@ void CurlTransport::Submit(uint64_t id, HttpRequest request) {
     impl_->completions.push_back(transfer->Finish(CURLE_OK));
     return;
   }
-  // Only sets a timer, which sends the request when it is run.
+  // Only sets a timer; the request goes out in the next Collect().
   if (curl_multi_add_handle(impl_->multi, transfer->handle()) != CURLM_OK) {
     impl_->completions.push_back(transfer->Finish(CURLE_FAILED_INIT));
     return;
   }
   transfer->slot = impl_->active.size();
   impl_->active.push_back(std::move(transfer));
-  if (++impl_->waiting_to_start >= kStartTogether) {
-    const SignalGuard guard;
-    impl_->RunTimer();
-  }
 }
 
 std::vector<HttpCompletion> CurlTransport::Collect() {

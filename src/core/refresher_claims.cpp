@@ -240,7 +240,8 @@ void Refresher::Impl::Dispatch(Claim claim) {
   const int64_t id = claim.schedule_id;
   rows.Set(id, RowStage::kClaimed);
   const Lane lane = FindLane(claim.provider_id);
-  if (!lane) return GiveBack(std::move(claim), DemandResult::kNotFound);
+  // A provider that the store could not load, and has complained about.
+  if (!lane) return GiveBack(std::move(claim), DemandResult::kInternal);
   const LaneGate gate = lane->GateAt(now);
   if (gate != LaneGate::kOpen) return GiveBack(std::move(claim), ResultOf(gate));
   if (const std::optional<Micros> allowed_at = EarliestRefresh(claim, lane->provider(), now)) {

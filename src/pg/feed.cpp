@@ -21,12 +21,20 @@ namespace token_refresh {
 
 namespace {
 
+// What the schedule does not know although its tokens are not new comes out of a dump. What belongs to it, a
+// parked result or the pause, may be restored after it: until then its refresh token must not be used.
+constexpr Micros kSettleTime = kMinute;
+
 constexpr const char* kUpsertSchedule =
     "INSERT INTO token_refresh.schedule AS s (token_table, row_key, provider, status, due_at, expires_at)"
     " VALUES ($1, $2, $3, $4, $5, $6)"
-    " ON CONFLICT (token_table, row_key) DO UPDATE SET provider = excluded.provider, status = excluded.status,"
-    " due_at = excluded.due_at, expires_at = excluded.expires_at, attempts = 0, lost_response = false,"
-    " failure = NULL, message = NULL, generation = s.generation + 1";
+    " ON CONFLICT (token_table, row_key) DO UPDATE SET provider = excluded.provider,"
+    " status = CASE WHEN $8 AND s.status = 'needs_reauth' THEN s.status ELSE excluded.status END,"
+    " due_at = CASE WHEN NOT ($8 AND s.status = 'needs_reauth') THEN $7 END,"
+    " expires_at = excluded.expires_at, attempts = 0, lost_response = false,"
+    " failure = CASE WHEN $8 AND s.status = 'needs_reauth' THEN s.failure END,"
+    " message = CASE WHEN $8 AND s.status = 'needs_reauth' THEN s.message END,"
+    " generation = s.generation + 1";
 constexpr const char* kDeleteSchedule = "DELETE FROM token_refresh.schedule WHERE token_table = $1 AND row_key = $2";
 constexpr const char* kDeleteParked =
     "DELETE FROM token_refresh.parked_result WHERE token_table = $1 AND row_key = $2";
@@ -74,24 +82,36 @@ std::optional<Micros> ComputeDue(const PlannedRow& row, const KnownProvider& pro
                pg_prng_double(&pg_global_prng_state));
 }
 
-// Caller is in an OwnerScope.
-void WriteSchedule(const PlannedRow& row) {
+// When the row is due if the schedule does not know it yet.
+std::optional<Micros> FirstDue(const PlannedRow& row, const std::optional<Micros>& due) {
+  const Micros now = FromTimestamp(GetCurrentTimestamp());
+  if (!due || FromTimestamp(row.issued_at) > now - kSettleTime) return due;
+  return Max(*due, now + kSettleTime);
+}
+
+// Caller is in an OwnerScope. same_grant: the row has the refresh token that it had before, so if the
+// schedule knows that to be dead it stays dead, even if the row itself could not be told.
+void WriteSchedule(const PlannedRow& row, bool same_grant) {
   static SPIPlanPtr plan = nullptr;
-  Oid types[] = {INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+  Oid types[] = {INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID};
   const KnownProvider* provider = FindProvider(row.provider);
   if (provider == nullptr)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown provider \"%s\"", row.provider),
                     errhint("Create it with token_refresh.create_provider().")));
   bool dead = row.status != nullptr && (strcmp(row.status, "needs_reauth") == 0 || strcmp(row.status, "disconnected") == 0);
   std::optional<Micros> due = dead ? std::nullopt : ComputeDue(row, *provider);
+  std::optional<Micros> first_due = FirstDue(row, due);
   Datum values[] = {Int32GetDatum(row.token_table),
                     CStringGetTextDatum(row.row_key),
                     Int32GetDatum(provider->id),
                     CStringGetTextDatum(dead ? row.status : "connected"),
+                    TimestampTzGetDatum(first_due ? ToTimestamp(*first_due) : 0),
+                    TimestampTzGetDatum(row.expires_at),
                     TimestampTzGetDatum(due ? ToTimestamp(*due) : 0),
-                    TimestampTzGetDatum(row.expires_at)};
-  const char nulls[] = {' ', ' ', ' ', ' ', due ? ' ' : 'n', row.expires ? ' ' : 'n', '\0'};
-  if (SPI_execute_plan(Prepared(&plan, kUpsertSchedule, 6, types), values, nulls, false, 0) < 0)
+                    BoolGetDatum(same_grant)};
+  const char due_null = due ? ' ' : 'n';
+  const char nulls[] = {' ', ' ', ' ', ' ', due_null, row.expires ? ' ' : 'n', due_null, ' ', '\0'};
+  if (SPI_execute_plan(Prepared(&plan, kUpsertSchedule, 8, types), values, nulls, false, 0) < 0)
     elog(ERROR, "token_refresh: writing the schedule failed");
   if (due) WakeRefresherAtCommit(ToTimestamp(*due));
 }
@@ -171,12 +191,11 @@ void FeedWritten(TriggerData* trigger, const TokenTable& table) {
   TupleDesc desc = RelationGetDescr(trigger->tg_relation);
   PlannedRow row = {};
   ReadPlannedRow(now, desc, table, &row);
-  bool other_grant = update && !SameBytes(trigger->tg_trigtuple, now, desc, table, kColumnRefreshToken);
-  if (other_grant) {
-    row.status = nullptr;
-    DeleteParked(table.id, row.row_key);
-  }
-  WriteSchedule(row);
+  bool same_grant = update && SameBytes(trigger->tg_trigtuple, now, desc, table, kColumnRefreshToken);
+  if (update && !same_grant) row.status = nullptr;
+  // First the schedule: the refresher locks it to park, so afterwards nothing more is parked for the old token.
+  WriteSchedule(row, same_grant);
+  if (update && !same_grant) DeleteParked(table.id, row.row_key);
 }
 
 void Feed(TriggerData* trigger) {
@@ -222,7 +241,7 @@ extern "C" Datum token_refresh_plan_row(PG_FUNCTION_ARGS) {
   row.refresh_expires_at = row.refresh_expires ? PG_GETARG_TIMESTAMPTZ(7) : 0;
   OwnerScope scope;
   EnterOwnerScope(&scope);
-  WriteSchedule(row);
+  WriteSchedule(row, false);
   LeaveOwnerScope(&scope);
   PG_RETURN_VOID();
 }

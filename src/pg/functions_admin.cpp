@@ -27,16 +27,6 @@ namespace token_refresh {
 
 namespace {
 
-struct OptionBeingRead {
-  const char* provider;
-  char key[64];
-};
-
-void AddOptionContext(void* arg) {
-  OptionBeingRead* option = static_cast<OptionBeingRead*>(arg);
-  errcontext("option \"%s\" of provider \"%s\"", option->key, option->provider);
-}
-
 bool IsIntervalOption(const JsonbValue& key) noexcept {
   for (const OptionSpec& spec : ProviderOptionSpecs())
     if (spec.type == OptionType::kInterval &&
@@ -45,26 +35,43 @@ bool IsIntervalOption(const JsonbValue& key) noexcept {
   return false;
 }
 
+// Raises an error that says what to write.
+[[noreturn]] void RefuseInterval(const JsonbValue& key) {
+  ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                  errmsg("option \"%s\" must be an interval", pnstrdup(key.val.string.val, key.val.string.len)),
+                  errhint("Write it as text, such as \"5 minutes\".")));
+  pg_unreachable();
+}
+
+// Null when it is none: PostgreSQL's own error would not name the option.
+Interval* ParseInterval(char* text) {
+  MemoryContext context = CurrentMemoryContext;
+  Interval* volatile interval = nullptr;
+  PG_TRY();
+  {
+    interval = DatumGetIntervalP(
+        DirectFunctionCall3(interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+  }
+  PG_CATCH();
+  {
+    MemoryContextSwitchTo(context);
+    if (ERRCODE_TO_CATEGORY(CopyErrorData()->sqlerrcode) != ERRCODE_DATA_EXCEPTION) PG_RE_THROW();
+    FlushErrorState();
+  }
+  PG_END_TRY();
+  return interval;
+}
+
 // PostgreSQL interval text becomes microseconds; anything else stays, for the core to judge.
-void ConvertInterval(const char* provider, const JsonbValue& key, JsonbValue* value) {
-  OptionBeingRead option = {provider, {}};
-  strlcpy(option.key, pnstrdup(key.val.string.val, key.val.string.len), sizeof(option.key));
-  ErrorContextCallback callback = {};
-  callback.previous = error_context_stack;
-  callback.callback = AddOptionContext;
-  callback.arg = &option;
-  error_context_stack = &callback;
-  char* given = pnstrdup(value->val.string.val, value->val.string.len);
-  Interval* interval = DatumGetIntervalP(
-      DirectFunctionCall3(interval_in, CStringGetDatum(given), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-  int64 micros = interval->time + (static_cast<int64>(interval->day) + static_cast<int64>(interval->month) * 30) * kDay;
+void ConvertInterval(const JsonbValue& key, JsonbValue* value) {
+  const Interval* interval = ParseInterval(pnstrdup(value->val.string.val, value->val.string.len));
+  if (interval == nullptr) RefuseInterval(key);
   value->type = jbvNumeric;
-  value->val.numeric = int64_to_numeric(micros);
-  error_context_stack = callback.previous;
+  value->val.numeric = int64_to_numeric(FromInterval(interval));
 }
 
 // The top-level object with its intervals converted.
-Jsonb* ConvertIntervals(const char* provider, Jsonb* options) {
+Jsonb* ConvertIntervals(Jsonb* options) {
   JsonbIterator* iterator = JsonbIteratorInit(&options->root);
   JsonbParseState* state = nullptr;
   JsonbValue* result = nullptr;
@@ -76,12 +83,10 @@ Jsonb* ConvertIntervals(const char* provider, Jsonb* options) {
       key = value;
       is_interval = IsIntervalOption(key);
     } else if (token == WJB_VALUE && is_interval && value.type == jbvString) {
-      ConvertInterval(provider, key, &value);
+      ConvertInterval(key, &value);
     } else if (token == WJB_VALUE && is_interval && value.type == jbvNumeric) {
       // A bare number would be read as microseconds: nobody means that.
-      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                      errmsg("option \"%s\" must be an interval", pnstrdup(key.val.string.val, key.val.string.len)),
-                      errhint("Write it as text, such as \"5 minutes\".")));
+      RefuseInterval(key);
     }
     result = pushJsonbValue(&state, token, token < WJB_BEGIN_ARRAY || token == WJB_VALUE ? &value : nullptr);
   }
@@ -138,13 +143,12 @@ Status ListKeys(KeyList* list) {
 extern "C" Datum token_refresh_canonical_options(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
   if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(3)) PG_RETURN_NULL();
-  const char* provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
   bool has_client_id = !PG_ARGISNULL(1) && VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(1)) > 0;
   bool has_client_secret = PG_GETARG_BOOL(2);
   Jsonb* options = PG_GETARG_JSONB_P(3);
   if (!JB_ROOT_IS_OBJECT(options))
     ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"options\" must be a JSON object")));
-  Jsonb* converted = ConvertIntervals(provider, options);
+  Jsonb* converted = ConvertIntervals(options);
   const char* json = JsonbToCString(nullptr, &converted->root, VARSIZE(converted));
   RunCpp([&]() -> Status {
     token_refresh::Result<ProviderOptions> parsed = ParseProviderOptions(json, Settings::allow_insecure_http);

@@ -25,10 +25,6 @@ text* RequireText(FunctionCallInfo fcinfo, int argument, const char* name) {
   return PG_GETARG_TEXT_PP(argument);
 }
 
-int64_t IntervalMicros(const Interval* interval) {
-  return interval->time + (static_cast<int64_t>(interval->day) + static_cast<int64_t>(interval->month) * 30) * kDay;
-}
-
 void ReadArgs(FunctionCallInfo fcinfo, TokenRequestArgs* args) {
   *args = {};
   args->provider = RequireText(fcinfo, 0, "provider");
@@ -36,7 +32,7 @@ void ReadArgs(FunctionCallInfo fcinfo, TokenRequestArgs* args) {
   args->label = RequireText(fcinfo, 2, "label");
   if (PG_NARGS() > 3 && !PG_ARGISNULL(3)) {
     args->has_min_validity = true;
-    args->min_validity = IntervalMicros(PG_GETARG_INTERVAL_P(3));
+    args->min_validity = FromInterval(PG_GETARG_INTERVAL_P(3));
     if (args->min_validity < 0)
       ereport(ERROR,
               (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"min_validity\" must not be negative")));

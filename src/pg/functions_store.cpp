@@ -11,6 +11,8 @@
 #include "pg/provider_cache.h"
 
 extern "C" {
+#include "mb/pg_wchar.h"
+
 PG_FUNCTION_INFO_V1(token_refresh_store_credential);
 }
 
@@ -160,6 +162,14 @@ int64_t Write(Jsonb* token_response, Row* row) {
   pg_unreachable();
 }
 
+// As the constraints of the table, whose error would quote the row instead of naming the argument.
+void CheckLength(const text* value, const char* name, int least, int most) {
+  const int length = pg_mbstrlen_with_len(VARDATA_ANY(value), static_cast<int>(VARSIZE_ANY_EXHDR(value)));
+  if (length < least || length > most)
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("argument \"%s\" must be %d to %d characters long", name, least, most)));
+}
+
 void Audit(const Row& row) {
   OwnerScope scope;
   EnterOwnerScope(&scope);
@@ -181,6 +191,8 @@ extern "C" Datum token_refresh_store_credential(PG_FUNCTION_ARGS) {
   if (FindProvider(provider) == nullptr)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown provider \"%s\"", provider),
                     errhint("Create it with token_refresh.create_provider().")));
+  CheckLength(PG_GETARG_TEXT_PP(1), "subject", 1, 1000);
+  CheckLength(PG_GETARG_TEXT_PP(3), "label", 0, 200);
   Row row = {};
   memset(row.nulls, ' ', kParameters);
   row.values[kProviderParam] = PG_GETARG_DATUM(0);

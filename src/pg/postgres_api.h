@@ -68,6 +68,15 @@ constexpr int64_t kPostgresEpoch =
 constexpr Micros FromTimestamp(TimestampTz t) { return t + kPostgresEpoch; }
 constexpr TimestampTz ToTimestamp(Micros t) { return t - kPostgresEpoch; }
 
+// An interval as microseconds, a month having 30 days; what is beyond the range stops at its ends.
+inline Micros FromInterval(const Interval* interval) {
+  const int64_t days = interval->day + static_cast<int64_t>(interval->month) * 30;
+  Micros micros;
+  if (!__builtin_mul_overflow(days, kDay, &micros) && !__builtin_add_overflow(micros, interval->time, &micros))
+    return micros;
+  return days > 0 || (days == 0 && interval->time > 0) ? PG_INT64_MAX : PG_INT64_MIN;
+}
+
 // The index of this process in ProcGlobal->allProcs.
 inline int MyProcIndex() {
 #if PG_VERSION_NUM >= 170000

@@ -104,6 +104,8 @@ const KnownProvider* FindProvider(const char* name) {
   return entry;
 }
 
+void ForgetProviders() { version++; }
+
 uint64_t ProviderCacheVersion() {
   if (IsTransactionState() && watched[0] == InvalidOid) WatchTables();
   return version;

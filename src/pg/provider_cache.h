@@ -24,6 +24,9 @@ void InstallProviderCache();
 // Null when there is no such provider. Valid until the next call.
 const KnownProvider* FindProvider(const char* name);
 
+// Forgets everything, as settings or keys that providers depend on may be others now.
+void ForgetProviders();
+
 // Moves on with every change that may concern providers; for the refresher.
 uint64_t ProviderCacheVersion();
 

@@ -131,12 +131,14 @@ bool LookUpSchedule(const Look& look, ScheduleRow* schedule) {
   return found;
 }
 
+bool IsDead(const ScheduleRow& schedule) { return strcmp(schedule.status, "needs_reauth") == 0; }
+
 const char* FailureMessage(const ScheduleRow& schedule) {
   if (schedule.message != nullptr) return schedule.message;
-  return schedule.failure;
+  if (schedule.failure != nullptr) return schedule.failure;
+  // After a restore: the status is in the dump, the schedule is not.
+  return IsDead(schedule) ? "the user must sign in again" : nullptr;
 }
-
-bool IsDead(const ScheduleRow& schedule) { return strcmp(schedule.status, "needs_reauth") == 0; }
 
 // What can be said without asking the refresher. True when that is all.
 bool AnswerAtOnce(const Look& look, const ScheduleRow& schedule, TokenAnswer* answer) {

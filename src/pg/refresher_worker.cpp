@@ -10,6 +10,7 @@
 #include "core/refresher.h"
 #include "pg/boundary.h"
 #include "pg/feed.h"
+#include "pg/provider_cache.h"
 #include "pg/settings.h"
 #include "pg/shared_state.h"
 #include "pg/store.h"
@@ -270,6 +271,7 @@ void Wait(Worker* worker) {
   if (ConfigReloadPending) {
     ConfigReloadPending = false;
     ProcessConfigFile(PGC_SIGHUP);
+    ForgetProviders();
     Step([&] {
       Configure(worker);
       return Ok();

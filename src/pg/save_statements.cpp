@@ -9,23 +9,24 @@ namespace {
 
 Statement schedule_refreshed = {
     "UPDATE token_refresh.schedule s SET status = 'connected', due_at = k.due_at, expires_at = k.expires_at,"
-    " attempts = 0, lost_response = false, failure = NULL, message = NULL, generation = s.generation + 1,"
-    " refresh_count = s.refresh_count + 1, last_refreshed_at = k.answered_at"
+    " attempts = 0, lost_response = false, failure = NULL, message = NULL, generation = s.generation + $5,"
+    " refresh_count = s.refresh_count + $5, last_refreshed_at = k.answered_at"
     " FROM unnest($1, $2, $3, $4) AS k(id, due_at, expires_at, answered_at) WHERE s.id = k.id",
-    4,
-    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID},
+    5,
+    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, INT4OID},
     nullptr};
 
-// generation makes this a compare-and-set as well: whoever stores tokens moves it on.
+// generation makes this a compare-and-set as well: whoever stores tokens moves it on. So does whoever plans
+// the row anew, which brings no dead grant back to life: that verdict was compared with the token itself.
 Statement schedule_failed = {
     "UPDATE token_refresh.schedule s SET status = coalesce(k.status, s.status), due_at = k.due_at,"
     " attempts = k.attempts, lost_response = k.lost_response, failure = k.failure, message = k.message"
     " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
     " AS k(n, id, generation, status, due_at, attempts, lost_response, failure, message)"
-    " WHERE s.id = k.id AND s.generation = k.generation RETURNING k.n",
-    9,
+    " WHERE s.id = k.id AND (s.generation = k.generation OR $10 AND k.status = 'needs_reauth') RETURNING k.n",
+    10,
     {INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, BOOLARRAYOID,
-     TEXTARRAYOID, TEXTARRAYOID},
+     TEXTARRAYOID, TEXTARRAYOID, BOOLOID},
     nullptr};
 
 Statement write_audit = {
@@ -62,19 +63,32 @@ Statement write_parked = {
      TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID},
     nullptr};
 
-// The next try to write a parked result: after 1, 2, 4 ... 30 seconds.
+// The next try to write a parked result: after 1, 2, 4 ... 30 seconds, and when it is due itself. What the
+// schedule knows of the provider changes only if these are tokens that it has just given.
 Statement schedule_parked = {
     "UPDATE token_refresh.schedule s SET"
-    " due_at = clock_timestamp() + least(30, power(2, least(p.attempts, 5))) * interval '1 second',"
-    " attempts = 0, lost_response = false,"
-    " generation = CASE WHEN p.attempts = 0 THEN s.generation + 1 ELSE s.generation END,"
-    " refresh_count = CASE WHEN p.attempts = 0 THEN s.refresh_count + 1 ELSE s.refresh_count END,"
+    " due_at = greatest(clock_timestamp() + interval '1 second', least(p.due_at,"
+    "  clock_timestamp() + least(30, power(2, least(p.attempts, 5))) * interval '1 second')),"
+    " status = CASE WHEN $3 THEN 'connected' ELSE s.status END,"
+    " attempts = CASE WHEN $3 THEN 0 ELSE s.attempts END,"
+    " lost_response = s.lost_response AND NOT $3,"
+    " failure = CASE WHEN NOT $3 THEN s.failure END,"
+    " message = CASE WHEN NOT $3 THEN s.message END,"
+    " generation = s.generation + $3::integer, refresh_count = s.refresh_count + $3::integer,"
     " last_refreshed_at = p.issued_at"
     " FROM token_refresh.parked_result p, unnest($1, $2) AS k(token_table, row_key)"
     " WHERE p.token_table = k.token_table AND p.row_key = k.row_key"
     " AND s.token_table = k.token_table AND s.row_key = k.row_key",
-    2,
-    {INT4ARRAYOID, TEXTARRAYOID},
+    3,
+    {INT4ARRAYOID, TEXTARRAYOID, BOOLOID},
+    nullptr};
+
+// Nobody stores tokens for these rows until the end of the transaction, and whether somebody has may be known.
+Statement lock_schedules = {
+    "SELECT k.n, s.generation = k.generation FROM unnest($1, $2, $3) AS k(n, id, generation)"
+    " JOIN token_refresh.schedule s ON s.id = k.id FOR NO KEY UPDATE OF s",
+    3,
+    {INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID},
     nullptr};
 
 // Indices into outcomes, picked and in plain memory.
@@ -202,7 +216,9 @@ void WriteSuccesses(const SaveWork& work) {
   Datum values[] = {Bigints(written, [&](int i) { return work.outcomes[i].claim.schedule_id; }),
                     Times(written, [&](int i) { return work.outcomes[i].due_at; }),
                     Times(written, [&](int i) { return work.outcomes[i].expires_at; }),
-                    Times(written, [&](int i) { return AnsweredAt(work.outcomes[i]); })};
+                    Times(written, [&](int i) { return AnsweredAt(work.outcomes[i]); }),
+                    // A parked result was counted when it came.
+                    Int32GetDatum(work.from_parked ? 0 : 1)};
   Execute(&schedule_refreshed, values, false);
 }
 
@@ -218,11 +234,14 @@ void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const
 void WriteFailures(const SaveWork& work) {
   // A new status is a statement about the stored refresh token, so it goes to its row first, and only
   // if that token is still there.
-  Picked marking = Pick(work, [](const Outcome& o) { return o.failure.has_value() && !NewStatus(o).empty(); });
+  Picked marking = Pick(work, [&](const Outcome& o) {
+    return o.failure.has_value() && !NewStatus(o).empty() && !work.schedule_only;
+  });
   ForEachTable(work, marking,
                [&](TokenTableStatements* statements, const Picked& rows) { MarkTokenRows(work, statements, rows); });
   Picked failed = Pick(work, [&](const Outcome& o) {
-    return o.failure.has_value() && (NewStatus(o).empty() || work.written[&o - work.outcomes.data()]);
+    return o.failure.has_value() &&
+           (NewStatus(o).empty() || work.schedule_only || work.written[&o - work.outcomes.data()]);
   });
   if (failed.count == 0) return;
   auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
@@ -236,7 +255,8 @@ void WriteFailures(const SaveWork& work) {
       MakeArray(failed.count, BOOLOID,
                 [&](int i, bool*) { return BoolGetDatum(at(failed.index[i]).lost_response); }),
       Texts(failed, [&](int i) { return FailureName(at(i).failure->failure); }),
-      TextsOrNull(failed, [&](int i) { return std::string_view(work.messages[i]); })};
+      TextsOrNull(failed, [&](int i) { return std::string_view(work.messages[i]); }),
+      BoolGetDatum(!work.schedule_only)};
   for (int i = 0; i < failed.count; i++) work.written[failed.index[i]] = 0;
   MarkWritten(work, Execute(&schedule_failed, values, false));
 }
@@ -265,6 +285,49 @@ Picked PickAll(const SaveWork& work) {
   return Pick(work, [](const Outcome&) { return true; });
 }
 
+SaveWork OnlyWritten(const SaveWork& work) {
+  SaveWork written = work;
+  size_t* kept = static_cast<size_t*>(palloc(sizeof(size_t) * (work.which.size() + 1)));
+  size_t count = 0;
+  for (size_t i : work.which)
+    if (work.written[i]) kept[count++] = i;
+  written.which = {kept, count};
+  return written;
+}
+
+void MarkStillStored(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
+  Datum values[] = {Numbers(rows), RowKeys(work, rows)};
+  uint64 found = Execute(&statements->load, values, false);
+  for (uint64 i = 0; i < found; i++) {
+    bool is_null;
+    int n = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+    Datum token = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 4, &is_null);
+    if (is_null) continue;
+    bytea* stored = DatumGetByteaPP(token);
+    work.written[n] = std::string_view(VARDATA_ANY(stored), VARSIZE_ANY_EXHDR(stored)) == work.expected[n];
+  }
+}
+
+// Marks those whose token has not been replaced meanwhile. The schedule tells without a look at
+// the table, which may be locked; if it has moved on, perhaps for another reason, the table must tell.
+void MarkNotSuperseded(const SaveWork& work) {
+  Picked rows = PickAll(work);
+  Datum values[] = {Numbers(rows), Bigints(rows, [&](int i) { return work.outcomes[i].claim.schedule_id; }),
+                    Bigints(rows, [&](int i) { return work.outcomes[i].claim.generation; })};
+  uint64 found = Execute(&lock_schedules, values, false);
+  Picked moved = {static_cast<int*>(palloc(sizeof(int) * (found + 1))), 0};
+  for (uint64 i = 0; i < found; i++) {
+    bool is_null;
+    int n = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+    bool same = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &is_null));
+    work.written[n] = same;
+    if (!same) moved.index[moved.count++] = n;
+  }
+  ForEachTable(work, moved, [&](TokenTableStatements* statements, const Picked& of_table) {
+    MarkStillStored(work, statements, of_table);
+  });
+}
+
 }  // namespace
 
 void WriteOutcomes(const SaveWork& work) {
@@ -272,15 +335,7 @@ void WriteOutcomes(const SaveWork& work) {
   WriteFailures(work);
   for (size_t i : work.which)
     if (work.outcomes[i].released) work.written[i] = 1;
-  if (work.from_parked) {
-    SaveWork written = work;
-    size_t* kept = static_cast<size_t*>(palloc(sizeof(size_t) * (work.which.size() + 1)));
-    size_t count = 0;
-    for (size_t i : work.which)
-      if (work.written[i]) kept[count++] = i;
-    written.which = {kept, count};
-    DeleteParkedResults(written);
-  }
+  if (work.from_parked) DeleteParkedResults(OnlyWritten(work));
   AuditPicked(work, Pick(work, [&](const Outcome& o) {
                 return !o.released && work.written[&o - work.outcomes.data()];
               }),
@@ -305,12 +360,14 @@ void DeleteParkedResults(const SaveWork& work) {
 }
 
 void WriteParked(const SaveWork& work, const std::string& reason) {
-  Picked rows = PickAll(work);
+  MarkNotSuperseded(work);
+  SaveWork parked = OnlyWritten(work);
+  Picked rows = PickAll(parked);
   auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
   Datum values[] = {
       TokenTables(work, rows),
       RowKeys(work, rows),
-      BytesOrNull(rows, [&](int i) { return std::string_view(at(i).claim.stored_refresh_token); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
       Texts(rows, [&](int i) { return std::string_view(at(i).tokens->token_type); }),
@@ -321,9 +378,9 @@ void WriteParked(const SaveWork& work, const std::string& reason) {
       Times(rows, [&](int i) { return at(i).due_at; }),
       TextDatum(reason)};
   Execute(&write_parked, values, false);
-  Datum keys[] = {TokenTables(work, rows), RowKeys(work, rows)};
+  Datum keys[] = {TokenTables(work, rows), RowKeys(work, rows), BoolGetDatum(!work.from_parked)};
   Execute(&schedule_parked, keys, false);
-  if (!work.from_parked) WriteAudit(work, "parked");
+  if (!work.from_parked) WriteAudit(parked, "parked");
   DeleteJournals(work.finished_journals);
 }
 

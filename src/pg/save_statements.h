@@ -31,6 +31,7 @@ struct SaveWork {
   std::span<const int64_t> finished_journals;
   bool from_parked = false;
   std::span<char> written;
+  bool schedule_only = false;  // failures: their rows reject the new status, the schedule must do
 };
 
 // Tokens into their tables, failures onto their rows, the schedule, the audit, the journal.
@@ -41,7 +42,8 @@ void WriteAudit(const SaveWork& work, const char* event);
 void DeleteJournals(std::span<const int64_t> journals);
 void DeleteParkedResults(const SaveWork& work);
 
-// Fresh tokens that their table rejects; sealed is for the place of parked results.
+// Fresh tokens that their table rejects; sealed is for the place of parked results. Those that have
+// been superseded meanwhile are left out.
 void WriteParked(const SaveWork& work, const std::string& reason);
 
 }  // namespace token_refresh

@@ -62,12 +62,15 @@ class PgStore final : public Store {
   Status ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch);
   void OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch);
   void MarkUnreadable(const std::vector<int64_t>& schedule_ids);
+  Result<int64_t> NoteInFlight(const std::vector<int64_t>& schedule_ids);
 
   // Parked results (store_parked.cpp).
   Result<std::vector<Outcome>> LoadParked(const std::vector<int64_t>& schedule_ids);
   void RetryParked(Micros now, std::span<const ClaimRequest> requests, ClaimBatch* batch);
-  bool Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-            const std::string& reason);
+  void ClaimParked(std::vector<Claim> claims, ClaimBatch* batch);
+  void ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests, ClaimBatch* batch);
+  void Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
+            const std::vector<std::string>& expected, const std::string& reason, std::vector<SaveVerdict>* verdicts);
 
   // Saving (store_save.cpp). which are indices into outcomes.
   std::vector<SaveVerdict> SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked);
@@ -75,11 +78,13 @@ class PgStore final : public Store {
   void SaveOrPark(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
                   const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
   bool SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts, PostgresError* error);
+                const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts, PostgresError* error,
+                bool schedule_only = false);
   void SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
                     const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
   void GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
-                   const PostgresError& error, std::vector<SaveVerdict>* verdicts);
+                   const std::vector<std::string>& expected, const PostgresError& error,
+                   std::vector<SaveVerdict>* verdicts);
   std::string DescribeRejection(const Outcome& outcome, const PostgresError& error) const;
   std::vector<size_t> ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
                                     std::vector<std::string>* expected, std::vector<SaveVerdict>* verdicts);

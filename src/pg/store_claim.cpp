@@ -95,8 +95,8 @@ std::optional<Refusal> JudgeSchedule(Micros now, const ClaimRequest& request, co
   if (request.on_demand && request.seen_generation >= 0 && request.seen_generation != row.generation)
     return Refusal::kAlreadyRefreshed;
   if (!request.on_demand && (!row.due || row.due_at > ToTimestamp(now))) return Refusal::kNotDue;
-  if (row.parked) return Refusal::kParked;
   if (KnownDead(row)) return Refusal::kNeedsReauth;
+  if (row.parked) return Refusal::kParked;
   return std::nullopt;
 }
 
@@ -190,6 +190,16 @@ void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, Memory
   }
 }
 
+// Notes that these are about to be asked for.
+int64_t InsertNote(const int64_t* schedule_ids, int count) {
+  // If this commit is lost in a crash the rows are simply still due, so it need not wait for the disk.
+  set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+  Datum values[] = {MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(schedule_ids[i]); })};
+  Execute(&write_journal, values, false);
+  bool is_null;
+  return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+}
+
 // Notes what is about to be asked for, and puts out of the way what never can be.
 int64_t WriteJournal(Micros now, std::span<const ClaimRequest> requests, PlainClaim* rows) {
   int count = static_cast<int>(requests.size());
@@ -211,13 +221,7 @@ int64_t WriteJournal(Micros now, std::span<const ClaimRequest> requests, PlainCl
     Datum values[] = {MakeArray(hopeless_count, INT8OID, [&](int i, bool*) { return Int64GetDatum(hopeless[i]); })};
     Execute(&never_due, values, false);
   }
-  if (claimed_count == 0) return 0;
-  // If this commit is lost in a crash the rows are simply still due, so it need not wait for the disk.
-  set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-  Datum values[] = {MakeArray(claimed_count, INT8OID, [&](int i, bool*) { return Int64GetDatum(claimed[i]); })};
-  Execute(&write_journal, values, false);
-  bool is_null;
-  return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+  return claimed_count == 0 ? 0 : InsertNote(claimed, claimed_count);
 }
 
 Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t journal_id) {
@@ -283,6 +287,16 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
   }
   if (scratch->journal_id != 0) journal_left_[scratch->journal_id] = noted;
   if (!unreadable.empty()) MarkUnreadable(unreadable);
+}
+
+Result<int64_t> PgStore::NoteInFlight(const std::vector<int64_t>& schedule_ids) {
+  int64_t journal_id = 0;
+  auto error = RunPostgres(kActivityClaim, [&] {
+    journal_id = InsertNote(schedule_ids.data(), static_cast<int>(schedule_ids.size()));
+  });
+  if (error) return FromPostgres("claiming parked results", *error);
+  journal_left_[journal_id] = static_cast<int>(schedule_ids.size());
+  return journal_id;
 }
 
 void PgStore::MarkUnreadable(const std::vector<int64_t>& schedule_ids) {

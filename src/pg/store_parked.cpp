@@ -1,6 +1,8 @@
 // Parked results: fresh tokens that their table would not take. They are kept sealed, readers
 // get them meanwhile, and each time their row comes up the store tries to write them again. When
 // they fall due themselves, they are refreshed like any others.
+#include <iterator>
+
 #include "core/sealed_box.h"
 #include "pg/catalog.h"
 #include "pg/keys.h"
@@ -15,7 +17,8 @@ namespace {
 
 Statement read_parked = {
     "SELECT s.id, s.provider, p.token_table, p.row_key, p.replaces_refresh_token, p.access_token, p.refresh_token,"
-    " p.token_type, p.scope, p.issued_at, p.expires_at, p.refresh_expires_at, p.due_at, s.generation"
+    " p.token_type, p.scope, p.issued_at, p.expires_at, p.refresh_expires_at, p.due_at, s.generation,"
+    " s.attempts, s.lost_response"
     " FROM unnest($1) AS r(id) JOIN token_refresh.schedule s ON s.id = r.id"
     " JOIN token_refresh.parked_result p ON p.token_table = s.token_table AND p.row_key = s.row_key",
     1,
@@ -24,10 +27,10 @@ Statement read_parked = {
 
 struct PlainParked {
   int64_t schedule_id, generation;
-  int32_t provider, token_table;
-  char *row_key, *token_type, *scope, *place;
+  int32_t provider, token_table, attempts;
+  char *row_key, *subject, *label, *token_type, *scope, *place;
   bytea *replaces, *access_token, *refresh_token;
-  bool expires, refresh_expires, due;
+  bool expires, refresh_expires, due, lost_response;
   TimestampTz issued_at, expires_at, refresh_expires_at, due_at;
 };
 
@@ -66,6 +69,21 @@ void ReadRow(HeapTuple tuple, TupleDesc desc, PlainParked* row) {
   row->refresh_expires = GetTime(tuple, desc, 12, &row->refresh_expires_at);
   row->due = GetTime(tuple, desc, 13, &row->due_at);
   row->generation = DatumGetInt64(SPI_getbinval(tuple, desc, 14, &is_null));
+  row->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 15, &is_null));
+  row->lost_response = DatumGetBool(SPI_getbinval(tuple, desc, 16, &is_null));
+}
+
+// What the row's own table says of it.
+void ReadTableRow(MemoryContext context, PlainParked* row) {
+  TokenTableStatements* statements = StatementsFor(row->token_table);
+  Datum values[] = {MakeArray(1, INT4OID, [](int, bool*) { return Int32GetDatum(0); }),
+                    MakeArray(1, TEXTOID, [&](int, bool*) { return TextDatum(row->row_key); })};
+  bool found = Execute(&statements->load, values, false) > 0;
+  MemoryContext previous = MemoryContextSwitchTo(context);
+  row->place = pstrdup(statements->table.place);
+  row->subject = found ? GetText(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2) : nullptr;
+  row->label = found ? GetText(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3) : nullptr;
+  MemoryContextSwitchTo(previous);
 }
 
 std::string_view View(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
@@ -79,7 +97,12 @@ Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
   claim.provider_id = row.provider;
   claim.token_table = row.token_table;
   claim.row_key = row.row_key;
+  if (row.subject != nullptr) claim.subject = row.subject;
+  if (row.label != nullptr) claim.label = row.label;
   claim.generation = row.generation;
+  claim.attempts = row.attempts;
+  claim.lost_response = row.lost_response;
+  claim.last_refreshed_at = FromTimestamp(row.issued_at);
   claim.stored_refresh_token = View(row.replaces);
   std::string key = ParkedRowKey(row.token_table, claim.row_key);
   Result<Secret> access = Open(ring, {kParkedPlace, key, "access_token"}, View(row.access_token));
@@ -116,8 +139,7 @@ Result<std::vector<Outcome>> PgStore::LoadParked(const std::vector<int64_t>& sch
     rows = static_cast<PlainParked*>(palloc0(sizeof(PlainParked) * (count + 1)));
     for (uint64 i = 0; i < count; i++) ReadRow(table->vals[i], table->tupdesc, &rows[i]);
     MemoryContextSwitchTo(previous);
-    for (uint64 i = 0; i < count; i++)
-      rows[i].place = MemoryContextStrdup(scratch_context_, StatementsFor(rows[i].token_table)->table.place);
+    for (uint64 i = 0; i < count; i++) ReadTableRow(scratch_context_, &rows[i]);
   });
   if (error) return FromPostgres("reading parked results", *error);
   Result<const KeyRing*> ring = LoadKeyRing();
@@ -142,34 +164,62 @@ void PgStore::RetryParked(Micros now, std::span<const ClaimRequest> requests, Cl
   Result<std::vector<Outcome>> outcomes = LoadParked(parked);
   if (!outcomes.ok()) return;
   std::vector<SaveVerdict> verdicts = SaveAll(now, *outcomes, true);
+  std::vector<Claim> running_out;
+  std::vector<ClaimRequest> healed;
   for (size_t i = 0; i < outcomes->size(); i++) {
     Outcome& outcome = (*outcomes)[i];
-    bool still_parked = verdicts[i] == SaveVerdict::kParked || verdicts[i] == SaveVerdict::kNotStored;
-    if (!still_parked || !outcome.due_at || *outcome.due_at > now) continue;
-    // The parked token itself is running out: refresh it, with the refresh token parked beside it.
-    std::erase_if(batch->refused,
-                  [&](const RefusedClaim& refused) { return refused.schedule_id == outcome.claim.schedule_id; });
+    if (!outcome.due_at || *outcome.due_at > now) continue;
     for (const ClaimRequest& request : requests)
       if (request.schedule_id == outcome.claim.schedule_id) outcome.claim.asked_for = request.on_demand;
-    batch->claims.push_back(std::move(outcome.claim));
+    if (verdicts[i] == SaveVerdict::kParked || verdicts[i] == SaveVerdict::kNotStored)
+      running_out.push_back(std::move(outcome.claim));
+    else if (outcome.claim.asked_for)
+      healed.push_back({outcome.claim.schedule_id, true});
+  }
+  if (!running_out.empty()) ClaimParked(std::move(running_out), batch);
+  if (!healed.empty()) ClaimHealed(now, healed, batch);
+}
+
+// Parked tokens that are running out themselves: they are refreshed with the refresh token parked beside them.
+void PgStore::ClaimParked(std::vector<Claim> claims, ClaimBatch* batch) {
+  std::vector<int64_t> ids;
+  for (const Claim& claim : claims) ids.push_back(claim.schedule_id);
+  Result<int64_t> journal_id = NoteInFlight(ids);
+  if (!journal_id.ok()) return ReportToLog(WARNING, journal_id.error().message.c_str());
+  for (Claim& claim : claims) {
+    claim.journal_id = *journal_id;
+    std::erase_if(batch->refused, [&](const RefusedClaim& refused) { return refused.schedule_id == claim.schedule_id; });
+    batch->claims.push_back(std::move(claim));
   }
 }
 
-bool PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                   const std::string& reason) {
+// Results that their table has taken at last, too late for the caller who waits: ordinary rows now.
+void PgStore::ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests, ClaimBatch* batch) {
+  Result<ClaimBatch> more = ClaimRows(now, requests);
+  if (!more.ok()) return;
+  for (const ClaimRequest& request : requests)
+    std::erase_if(batch->refused, [&](const RefusedClaim& refused) { return refused.schedule_id == request.schedule_id; });
+  std::move(more->claims.begin(), more->claims.end(), std::back_inserter(batch->claims));
+  batch->refused.insert(batch->refused.end(), more->refused.begin(), more->refused.end());
+}
+
+void PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
+                   const std::vector<std::string>& expected, const std::string& reason,
+                   std::vector<SaveVerdict>* verdicts) {
   Result<std::vector<SealedTokens>> sealed = SealTokens(outcomes, which, true);
-  if (!sealed.ok()) return false;
+  if (!sealed.ok()) return;
   std::vector<std::string> messages(outcomes.size(), reason);
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<int64_t> journals = FinishedJournals(outcomes, which);
-  SaveWork work{now, outcomes, *sealed, {}, which, names, messages, journals, from_parked, {}};
+  std::vector<char> parked(outcomes.size());
+  SaveWork work{now, outcomes, *sealed, expected, which, names, messages, journals, from_parked, parked};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteParked(work, reason); });
   if (failed) {
     ReportToLog(WARNING, FromPostgres("parking fresh tokens", *failed).message.c_str());
-    return false;
+    return;
   }
   ForgetJournals(outcomes, which);
-  return true;
+  for (size_t i : which) (*verdicts)[i] = parked[i] ? SaveVerdict::kParked : SaveVerdict::kSuperseded;
 }
 
 }  // namespace token_refresh

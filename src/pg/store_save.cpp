@@ -117,14 +117,14 @@ void PgStore::SaveOrPark(Micros now, std::span<const Outcome> outcomes, const st
   PostgresError error;
   if (SaveOnce(now, outcomes, which, from_parked, expected, verdicts, &error)) return;
   if (which.size() == 1)
-    GiveUpOnRow(now, outcomes, which.front(), from_parked, error, verdicts);
+    GiveUpOnRow(now, outcomes, which.front(), from_parked, expected, error, verdicts);
   else
     SaveOneByOne(now, outcomes, which, from_parked, expected, verdicts);
 }
 
 bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
                        bool from_parked, const std::vector<std::string>& expected,
-                       std::vector<SaveVerdict>* verdicts, PostgresError* error) {
+                       std::vector<SaveVerdict>* verdicts, PostgresError* error, bool schedule_only) {
   Result<std::vector<SealedTokens>> sealed = SealTokens(outcomes, which, false);
   if (!sealed.ok()) {
     ReportToLog(WARNING, ("cannot seal fresh tokens: " + sealed.error().message).c_str());
@@ -134,7 +134,8 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<int64_t> journals = FinishedJournals(outcomes, which);
   std::vector<char> written(outcomes.size());
-  SaveWork work{now, outcomes, *sealed, expected, which, names, messages, journals, from_parked, written};
+  SaveWork work{now,   outcomes, *sealed,  expected,    which,
+                names, messages, journals, from_parked, written, schedule_only};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteOutcomes(work); });
   if (failed) {
     *error = std::move(*failed);
@@ -149,10 +150,15 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
 }
 
 void PgStore::GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
-                          const PostgresError& error, std::vector<SaveVerdict>* verdicts) {
+                          const std::vector<std::string>& expected, const PostgresError& error,
+                          std::vector<SaveVerdict>* verdicts) {
   std::string reason = error.sqlstate == 0 ? "no key to seal with" : DescribeRejection(outcomes[i], error);
   LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
-  if (outcomes[i].tokens && Park(now, outcomes, {i}, from_parked, reason)) (*verdicts)[i] = SaveVerdict::kParked;
+  if (outcomes[i].tokens) return Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
+  // A lock goes away by itself. A row that rejects its new status must not keep a dead grant in use.
+  PostgresError again;
+  if (error.sqlstate != ERRCODE_LOCK_NOT_AVAILABLE)
+    (void)SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &again, true);
 }
 
 void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
@@ -167,10 +173,9 @@ void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const 
     }
     PostgresError error;
     if (!SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error))
-      GiveUpOnRow(now, outcomes, i, from_parked, error, verdicts);
+      GiveUpOnRow(now, outcomes, i, from_parked, expected, error, verdicts);
   }
-  if (!rest.empty() && Park(now, outcomes, rest, from_parked, "saving took too long"))
-    for (size_t i : rest) (*verdicts)[i] = SaveVerdict::kParked;
+  if (!rest.empty()) Park(now, outcomes, rest, from_parked, expected, "saving took too long", verdicts);
 }
 
 std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresError& error) const {

@@ -180,6 +180,18 @@ subtest 'pause and resume' => sub {
         'paused resumed', 'both are in the audit');
 };
 
+subtest 'resume() is heard at once' => sub {
+    for my $round (1 .. 10)
+    {
+        $node->safe_psql('second', 'SELECT token_refresh.pause()');
+        furnish_more('second', 'second', 1, "round$round.");
+        my $requests = $server->stats('second')->{requests};
+        $node->safe_psql('second', 'SELECT token_refresh.resume()');
+        $server->wait('second', requests => $requests + 1, timeout => 10);
+    }
+    refreshed_within('second', 15, 'every time');
+};
+
 subtest 'token_refresh.enabled' => sub {
     $node->append_conf('postgresql.conf', 'token_refresh.enabled = off');
     $node->reload;
@@ -192,7 +204,7 @@ subtest 'token_refresh.enabled' => sub {
     is($server->stats('second')->{requests}, $requests + 1, 'nothing else');
     $node->append_conf('postgresql.conf', 'token_refresh.enabled = on');
     $node->reload;
-    refreshed_within('second', 7, 'on again: the rest is refreshed');
+    refreshed_within('second', 17, 'on again: the rest is refreshed');
 };
 
 # More credentials, due now, for a database that has the provider.

@@ -491,6 +491,24 @@ TEST_F(CurlTransportTest, PlainHttpIsForLoopbackUnlessAllowed) {
   EXPECT_EQ(Exchange(*transport_, PostTo(url)).failure, TransportFailure::kRefused);
 }
 
+TEST_F(CurlTransportTest, LocalhostIsLoopbackAndNotLookedUp) {
+  LoopbackServer server(Always(OkAnswer("ok")));
+  const HttpResponse response = Exchange(*transport_, PostTo("HTTP://localhost:" + std::to_string(server.port())));
+  EXPECT_EQ(BodyOf(response), "ok") << response.failure_message;
+}
+
+// Many quick answers, many rounds: whatever completes must be delivered without anybody waiting for a timeout.
+TEST_F(CurlTransportTest, NoCompletionIsLeftBehind) {
+  LoopbackServer server(Always(OkAnswer("ok")));
+  const auto start = std::chrono::steady_clock::now();
+  for (int round = 0; round < 100; ++round) {
+    for (int i = 0; i < 40; ++i) transport_->Submit(i, PostTo(server.Url()));
+    ASSERT_EQ(CollectAll(*transport_, 40).size(), 40u);
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
+  EXPECT_LE(server.accepted(), 40);
+}
+
 TEST_F(CurlTransportTest, OtherProtocolsAndBrokenUrlsAreRefused) {
   for (const char* url : {"ftp://127.0.0.1/", "file:///etc/hostname", "gopher://127.0.0.1:1/", "", "127.0.0.1",
                           "https://", "https:// space/", "https://127.0.0.1:99999/"}) {

@@ -21,6 +21,13 @@ class EngineTest : public testing::Test {
     Start();
   }
 
+  void Configure(int per_provider, int total) {
+    RefresherSettings settings;
+    settings.max_in_flight = per_provider;
+    settings.max_in_flight_total = total;
+    engine->Configure(settings);
+  }
+
   void Start() { engine = std::make_unique<Refresher>(store, transport, clock, 42); }
 
   void SetProvider(int32_t id, ProviderOptions options = {}) {

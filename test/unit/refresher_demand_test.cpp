@@ -45,6 +45,60 @@ TEST_F(RefresherDemandTest, JoinsTheRefreshInTheBackground) {
   EXPECT_EQ(Finished(1), Results{DemandResult::kTransient});
 }
 
+TEST_F(RefresherDemandTest, JoinsAlthoughNoPlaceIsFree) {
+  Configure(1, 1);
+  AddRow(1);
+  engine->ScheduleChanged();
+  Run(kSecond);
+  Demand(1, -1);
+  Answer(1, Success(1));
+  EXPECT_EQ(Finished(1), Results{DemandResult::kRefreshed});
+  EXPECT_EQ(engine->counters().requests, 1u);
+}
+
+TEST_F(RefresherDemandTest, JoinsWhatTheBackgroundClaimsWhileItWaitsForAPlace) {
+  Configure(1, 1);
+  AddRow(1);
+  clock.Advance(kSecond);
+  engine->ScheduleChanged();
+  engine->RequestNow(99, 1);  // refused: its place goes to the background
+  engine->RequestNow(1, -1);
+  Turn();
+  ASSERT_TRUE(InFlight(1));
+  Configure(2, 2);
+  Turn();
+  EXPECT_EQ(transport.pending.size(), 1u);
+  Answer(1, Success(1));
+  EXPECT_EQ(Finished(1), Results{DemandResult::kRefreshed});
+}
+
+TEST_F(RefresherDemandTest, ARefreshThatIsWaitedForIsUrgent) {
+  AddRow(1).attempts = 20;
+  Row(1).expires_at = clock.Now() - kHour;
+  clock.Advance(kSecond);
+  engine->ScheduleChanged();
+  Turn();
+  Demand(1);
+  Answer(1, Down());
+  EXPECT_LE(*Row(1).due_at, clock.Now() + 40 * kSecond);
+}
+
+TEST_F(RefresherDemandTest, CallersOfADroppedProviderAreTold) {
+  ProviderOptions options;
+  options.max_in_flight = 1;
+  SetProvider(1, options);
+  AddFreshRow(1);
+  AddFreshRow(2);
+  engine->RequestNow(1, 1);
+  engine->RequestNow(2, 1);
+  Turn();
+  store.providers.clear();
+  store.providers_version++;
+  Turn();
+  EXPECT_EQ(Finished(2), Results{DemandResult::kNotFound});
+  EXPECT_FALSE(store.journal.contains(2));
+}
+
 TEST_F(RefresherDemandTest, TheLatestGenerationSeenCounts) {
   AddFreshRow(1).generation = 5;
   engine->RequestNow(1, 4);
@@ -165,7 +219,7 @@ TEST_F(RefresherDemandTest, ADisabledOrUnknownProviderIsNotAsked) {
   Demand(1);
   Demand(2);
   EXPECT_EQ(Finished(1), Results{DemandResult::kProviderDisabled});
-  EXPECT_EQ(Finished(2), Results{DemandResult::kNotFound});
+  EXPECT_EQ(Finished(2), Results{DemandResult::kInternal});
   EXPECT_TRUE(store.journal.empty());
   EXPECT_TRUE(transport.pending.empty());
 }

@@ -1,0 +1,253 @@
+# What is stored while a refresh is in flight is not overwritten by its answer (P3),
+# and what is merely rewritten, sealed anew or planned anew does not lose the answer.
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::Bin/../support";
+use MIME::Base64 qw(encode_base64);
+use PostgreSQL::Test::Utils;
+use Test::More;
+use TokenRefreshTest;
+
+my $server = start_token_server();
+my $node   = new_node('main', 'token_refresh.request_timeout' => '60s');
+create_provider($node, 'acme', token_endpoint => $server->token_endpoint('acme'));
+
+# Stores an expired credential and waits until the provider holds its refresh:
+# "before", not rotated yet; "after", rotated, the answer is about to be sent.
+sub begin_refresh
+{
+    my ($subject, $when) = @_;
+    $server->control('acme', hold => $when // 'after');
+    store_credential($node, 'acme', $server->expired_grants('acme', subjects => [$subject]));
+    $server->wait('acme', held => 1);
+    return;
+}
+
+# Lets the provider answer, and waits until the refresher has dealt with it.
+sub let_answer
+{
+    $server->release('acme');
+    $server->wait('acme', in_flight => 0);
+    $node->poll_query_until('postgres', 'SELECT count(*) = 0 FROM token_refresh.in_flight') or die 'the answer is not dealt with';
+    return;
+}
+
+sub new_grant { my ($subject) = @_; return $server->grants('acme', subjects => [$subject]); }
+
+sub events
+{
+    my ($subject) = @_;
+    return $node->safe_psql('postgres', sprintf(
+        "SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM token_refresh.audit_event WHERE subject = %s AND event <> 'credential_stored'",
+        literal($subject)));
+}
+
+sub refreshes_again
+{
+    my ($subject) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $reuse = $server->stats('acme')->{reuse};
+    is($node->safe_psql('postgres', sprintf("SELECT success, message FROM token_refresh.refresh_credential('acme', %s)", literal($subject))),
+        't|', 'the next refresh works');
+    ok($server->is_active('acme', access_token($node, 'acme', $subject)), 'and gives a valid token');
+    is($server->stats('acme')->{reuse}, $reuse, 'no refresh token was presented twice');
+    return;
+}
+
+for my $when ('before', 'after')
+{
+    subtest "stored anew, the refresh is held $when the rotation" => sub {
+        my $subject = "anew_$when";
+        begin_refresh($subject, $when);
+        my ($grant) = new_grant($subject);
+        store_credential($node, 'acme', $grant);
+        let_answer();
+        is(access_token($node, 'acme', $subject) eq $grant->{access_token}, 1, 'the new tokens stay');
+        is(events($subject), 'superseded', 'one audit event: superseded');
+        my $status = status_of($node, 'acme', $subject);
+        is("$status->{status} $status->{refresh_count} $status->{attempts}", 'connected 0 0', 'the status is that of the new tokens');
+        refreshes_again($subject);
+    };
+}
+
+subtest 'a caller waits while somebody else stores new tokens' => sub {
+    begin_refresh('waiting');
+    my $caller = start_query($node, "SELECT token_refresh.get_access_token('acme', 'waiting')");
+    $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event_type = 'Extension'")
+        or die 'the caller does not wait';
+    my ($grant) = new_grant('waiting');
+    store_credential($node, 'acme', $grant);
+    let_answer();
+    my ($token, $error) = $caller->finish;
+    is($token eq $grant->{access_token}, 1, 'it gets the new token') or diag($error);
+    refreshes_again('waiting');
+};
+
+subtest 'a failure that belongs to the old tokens' => sub {
+    my %fault = (
+        'invalid_grant'  => {},
+        'invalid_client' => {},
+        'status'         => { status => 500 });
+    for my $kind (sort keys %fault)
+    {
+        my $subject = "failed_$kind";
+        $server->fault('acme', kind => $kind, %{ $fault{$kind} });
+        begin_refresh($subject, 'before');
+        store_credential($node, 'acme', new_grant($subject));
+        let_answer();
+        $server->fault('acme');
+        my $status = status_of($node, 'acme', $subject);
+        is("$status->{status} $status->{attempts}", 'connected 0', "$kind does not touch the new ones");
+        is($status->{last_error}, undef, "$kind: no error");
+        is(events($subject), 'superseded', "$kind: one audit event");
+        is($node->safe_psql('postgres', "SELECT status, last_error FROM token_refresh.credential WHERE subject = '$subject'"), 'connected|', "$kind: the row");
+        refreshes_again($subject);
+    }
+};
+
+subtest 'a sign-in that is not committed yet when the answer comes' => sub {
+    for my $end ('COMMIT', 'ROLLBACK')
+    {
+        my $subject = "open_\L$end";
+        begin_refresh($subject);
+        my ($grant) = new_grant($subject);
+        my $session = background_session($node);
+        $session->query('BEGIN');
+        $session->query(sprintf("SELECT token_refresh.store_credential('acme', %s, %s)", literal($subject),
+            literal(json({ map { $_ => $grant->{$_} } qw(access_token refresh_token expires_in) }))));
+        my $offset = -s $node->logfile;
+        $server->release('acme');
+        $server->wait('acme', in_flight => 0);
+        $node->wait_for_log(qr/could not be stored|parking fresh tokens/, $offset);
+        is($node->safe_psql('postgres', 'SELECT count(*) FROM token_refresh.parked_result'), '0', "$end: nothing is parked, as the schedule is locked as well");
+        $session->query($end);
+        $session->quit;
+        if ($end eq 'COMMIT')
+        {
+            poll_until($node, "SELECT count(*) = 1 FROM token_refresh.audit_event WHERE subject = '$subject' AND event = 'superseded'", "$end: the answer is superseded");
+            is(access_token($node, 'acme', $subject) eq $grant->{access_token}, 1, "$end: the new tokens stay");
+        }
+        else
+        {
+            poll_until($node, "SELECT refresh_count = 1 FROM token_refresh.token_status WHERE subject = '$subject'", "$end: the answer is stored");
+        }
+        is($node->safe_psql('postgres', 'SELECT count(*) FROM token_refresh.parked_result'), '0', "$end: nothing stays parked");
+        refreshes_again($subject);
+    }
+};
+
+subtest 'deleted' => sub {
+    begin_refresh('deleted');
+    my $caller = start_query($node, "SELECT status, access_token IS NULL FROM token_refresh.get_token('acme', 'deleted')");
+    $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event_type = 'Extension'")
+        or die 'the caller does not wait';
+    $node->safe_psql('postgres', "DELETE FROM token_refresh.credential WHERE subject = 'deleted'");
+    let_answer();
+    is(($caller->finish)[0], 'disconnected|t', 'a waiting caller is told');
+    is(events('deleted'), 'superseded', 'it is in the audit');
+    is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM token_refresh.credential WHERE subject = 'deleted'), (SELECT count(*) FROM token_refresh.schedule s WHERE NOT EXISTS (SELECT FROM token_refresh.credential c WHERE c.id = s.row_key::bigint)), (SELECT count(*) FROM token_refresh.parked_result)"),
+        '0|0|0', 'and nothing is left');
+
+    begin_refresh('replaced');
+    my ($grant) = new_grant('replaced');
+    $node->safe_psql('postgres', "DELETE FROM token_refresh.credential WHERE subject = 'replaced'");
+    store_credential($node, 'acme', $grant);
+    let_answer();
+    is(access_token($node, 'acme', 'replaced') eq $grant->{access_token}, 1, 'deleted and stored again: the new tokens stay');
+    refreshes_again('replaced');
+};
+
+subtest 'another access token, but the same refresh token' => sub {
+    begin_refresh('partly');
+    my ($grant) = new_grant('partly');
+    delete $grant->{refresh_token};
+    store_credential($node, 'acme', $grant);
+    let_answer();
+    # The refresh token that was sent is used up: its successor must not be lost.
+    is(events('partly'), 'refreshed', 'the answer is stored');
+    refreshes_again('partly');
+};
+
+subtest 'the row is written for other reasons' => sub {
+    begin_refresh('touched');
+    $node->safe_psql('postgres', "UPDATE token_refresh.credential SET scope = 'other', expires_at = expires_at + interval '1 second' WHERE subject = 'touched'");
+    let_answer();
+    is(events('touched'), 'refreshed', 'the answer is stored');
+    refreshes_again('touched');
+
+    begin_refresh('replanned');
+    $node->safe_psql('postgres', q{SELECT token_refresh.alter_provider('acme', '{"refresh_margin": "1 minute"}')});
+    let_answer();
+    is(events('replanned'), 'refreshed', 'alter_provider: the answer is stored');
+    refreshes_again('replanned');
+};
+
+subtest 'the grant dies while the row is written for other reasons' => sub {
+    my %change = (
+        alter_provider => q{SELECT token_refresh.alter_provider('acme', '{"refresh_margin": "2 minutes"}')},
+        'an UPDATE'    => "UPDATE token_refresh.credential SET expires_at = expires_at + interval '1 second' WHERE provider = 'acme' AND status = 'connected'");
+    for my $name (sort keys %change)
+    {
+        (my $subject = "dies $name") =~ s/ /_/g;
+        $server->fault('acme', kind => 'invalid_grant', match => $subject);
+        begin_refresh($subject, 'before');
+        $node->safe_psql('postgres', $change{$name});
+        let_answer();
+        is(status_of($node, 'acme', $subject)->{status}, 'needs_reauth', "$name: dead it is");
+        is(events($subject), 'needs_reauth', "$name: one audit event");
+        $node->safe_psql('postgres', "SELECT token_refresh.get_access_token('acme', '$subject'), token_refresh.refresh_credential('acme', '$subject')");
+        is($server->stats('acme')->{per_subject}{$subject}{requests}, 1, "$name: it is not presented again");
+        $server->fault('acme');
+    }
+};
+
+# A new key at the head of the ring.
+sub add_key
+{
+    my ($name) = @_;
+    my $path = $node->basedir . '/token_refresh.keys';
+    my $ring = slurp_file($path);
+    open(my $random, '<:raw', '/dev/urandom') or die "cannot open /dev/urandom: $!";
+    read($random, my $key, 32) == 32 or die "cannot read /dev/urandom: $!";
+    open(my $file, '>', $path) or die "cannot write $path: $!";
+    print $file "$name " . encode_base64($key, '') . "\n$ring";
+    close($file) or die "cannot write $path: $!";
+    $node->reload;
+    $node->poll_query_until('postgres', "SELECT name = '$name' FROM token_refresh.key_ring() WHERE seals") or die 'the key is not taken';
+    return;
+}
+
+subtest 'rotate_keys' => sub {
+    begin_refresh('resealed');
+    add_key('second');
+    $node->safe_psql('postgres', 'CALL token_refresh.rotate_keys()');
+    is($node->safe_psql('postgres', "SELECT sum(secrets) FROM token_refresh.key_usage WHERE NOT current"), '', 'everything is sealed anew');
+    let_answer();
+    is(events('resealed'), 'refreshed', 'the answer is stored');
+    is($node->safe_psql('postgres', "SELECT sum(secrets) FROM token_refresh.key_usage WHERE NOT current"), '', 'with the new key');
+    refreshes_again('resealed');
+
+    $server->fault('acme', kind => 'invalid_grant', match => 'dead');
+    begin_refresh('dead', 'before');
+    add_key('third');
+    $node->safe_psql('postgres', 'CALL token_refresh.rotate_keys()');
+    let_answer();
+    is(status_of($node, 'acme', 'dead')->{status}, 'needs_reauth', 'a refusal is not lost either');
+    is(events('dead'), 'needs_reauth', 'one audit event');
+    $server->fault('acme');
+
+    begin_refresh('both');
+    add_key('fourth');
+    $node->safe_psql('postgres', 'CALL token_refresh.rotate_keys()');
+    my ($grant) = new_grant('both');
+    store_credential($node, 'acme', $grant);
+    let_answer();
+    is(events('both'), 'superseded', 'sealed anew and then stored anew: superseded');
+    is(access_token($node, 'acme', 'both') eq $grant->{access_token}, 1, 'the new tokens stay');
+    refreshes_again('both');
+};
+
+$node->stop;
+done_testing();
