@@ -381,7 +381,9 @@ BEGIN
     END IF;
     -- New timing changes when the tokens fall due; a mended client is tried at once.
     PERFORM @extschema@._plan_row(1, c.id::text, c.provider, c.refresh_token IS NOT NULL, c.status, c.issued_at, c.expires_at, c.refresh_expires_at)
-        FROM @extschema@.credential c WHERE c.provider = alter_provider.name AND c.status <> 'needs_reauth';
+        FROM @extschema@.credential c WHERE c.provider = alter_provider.name AND c.status <> 'needs_reauth'
+          AND NOT EXISTS (SELECT FROM @extschema@.schedule s
+                          WHERE s.token_table = 1 AND s.row_key = c.id::text AND s.status = 'needs_reauth');
     INSERT INTO @extschema@.audit_event (event, provider) VALUES ('provider_altered', name);
 END $$;
 COMMENT ON FUNCTION alter_provider(text, jsonb) IS 'changes options of a provider, also client_id and client_secret; null takes an option back to its default';
@@ -472,7 +474,7 @@ CREATE VIEW token_status AS
 SELECT t.relation AS token_table, s.row_key, c.provider, c.subject, c.label,
        CASE WHEN s.status = 'connected' AND coalesce(k.expires_at, s.expires_at) < clock_timestamp() THEN 'token_expired' ELSE s.status END AS status,
        coalesce(k.expires_at, s.expires_at) AS expires_at, s.due_at, s.attempts,
-       CASE WHEN k.row_key IS NOT NULL THEN 'the table rejects the new tokens: ' || k.reason
+       CASE WHEN k.row_key IS NOT NULL AND s.status <> 'needs_reauth' THEN 'the table rejects the new tokens: ' || k.reason
             WHEN s.failure IS NOT NULL THEN s.failure || coalesce(': ' || s.message, '') END AS last_error,
        s.last_refreshed_at, s.refresh_count, k.row_key IS NOT NULL AS parked
 FROM @extschema@.schedule s

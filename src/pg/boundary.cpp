@@ -69,6 +69,8 @@ void CommitWorkerTransaction() {
   SPI_finish();
   PopActiveSnapshot();
   CommitTransactionCommand();
+  // Autovacuum must hear of these writes; this is rate-limited by itself.
+  pgstat_report_stat(false);
   pgstat_report_activity(STATE_IDLE, nullptr);
 }
 

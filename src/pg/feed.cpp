@@ -38,6 +38,9 @@ constexpr const char* kUpsertSchedule =
 constexpr const char* kDeleteSchedule = "DELETE FROM token_refresh.schedule WHERE token_table = $1 AND row_key = $2";
 constexpr const char* kDeleteParked =
     "DELETE FROM token_refresh.parked_result WHERE token_table = $1 AND row_key = $2";
+constexpr const char* kResolveParked =
+    "UPDATE token_refresh.schedule s SET due_at = now() WHERE s.token_table = $1 AND s.row_key = $2 AND EXISTS"
+    " (SELECT FROM token_refresh.parked_result p WHERE p.token_table = s.token_table AND p.row_key = s.row_key)";
 constexpr const char* kClearSchedule = "DELETE FROM token_refresh.schedule WHERE token_table = $1";
 constexpr const char* kClearParked = "DELETE FROM token_refresh.parked_result WHERE token_table = $1";
 
@@ -183,25 +186,49 @@ bool SameBytes(HeapTuple a, HeapTuple b, TupleDesc desc, const TokenTable& table
   return DatumGetBool(DirectFunctionCall2(byteaeq, x, y));
 }
 
-// A written row. A grant that is known to be dead stays so until it gets another refresh
-// token, and a parked result is obsolete as soon as it does.
+// Whether the tokens stored now replace a parked result, or are the very ones that it has already
+// replaced, is for the refresher to find out: it can compare them.
+void ResolveParkedSoon(const PlannedRow& row) {
+  static SPIPlanPtr plan = nullptr;
+  Oid types[] = {INT4OID, TEXTOID};
+  Datum values[] = {Int32GetDatum(row.token_table), CStringGetTextDatum(row.row_key)};
+  if (SPI_execute_plan(Prepared(&plan, kResolveParked, 2, types), values, nullptr, false, 0) < 0)
+    elog(ERROR, "token_refresh: writing the schedule failed");
+  if (SPI_processed > 0) WakeRefresherAtCommit(GetCurrentTimestamp());
+}
+
+// A secret of one provider must not be sent to another.
+void RefuseOtherProvider(TriggerData* trigger, const TokenTable& table) {
+  TupleDesc desc = RelationGetDescr(trigger->tg_relation);
+  char* before = ColumnText(trigger->tg_trigtuple, desc, table, kColumnProvider);
+  char* after = ColumnText(trigger->tg_newtuple, desc, table, kColumnProvider);
+  if (before != nullptr && after != nullptr && strcmp(before, after) != 0)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("a credential cannot be moved to another provider"),
+                    errhint("Delete it, and store the tokens that the other provider gave.")));
+}
+
+// A written row. A grant that is known to be dead stays so until it gets another refresh token.
 void FeedWritten(TriggerData* trigger, const TokenTable& table) {
   bool update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
   HeapTuple now = update ? trigger->tg_newtuple : trigger->tg_trigtuple;
   TupleDesc desc = RelationGetDescr(trigger->tg_relation);
   PlannedRow row = {};
   ReadPlannedRow(now, desc, table, &row);
+  if (update) RefuseOtherProvider(trigger, table);
   bool same_grant = update && SameBytes(trigger->tg_trigtuple, now, desc, table, kColumnRefreshToken);
   if (update && !same_grant) row.status = nullptr;
-  // First the schedule: the refresher locks it to park, so afterwards nothing more is parked for the old token.
   WriteSchedule(row, same_grant);
-  if (update && !same_grant) DeleteParked(table.id, row.row_key);
+  if (update && !same_grant) ResolveParkedSoon(row);
 }
 
 void Feed(TriggerData* trigger) {
   OwnerScope scope;
   EnterOwnerScope(&scope);
   const TokenTable* table = GetTokenTable(pg_strtoint32(trigger->tg_trigger->tgargs[0]));
+  if (RelationGetRelid(trigger->tg_relation) != table->relation)
+    ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+                    errmsg("this trigger belongs to token table %s alone", table->quoted_name)));
   if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
     ClearTable(table->id);
   else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))

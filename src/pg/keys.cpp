@@ -12,6 +12,7 @@
 #include <string>
 
 #include "core/secret.h"
+#include "pg/boundary.h"
 #include "pg/settings.h"
 
 namespace token_refresh {
@@ -85,10 +86,7 @@ Result<Secret> RunKeyCommand(const char* command) {
   return text;
 }
 
-}  // namespace
-
-Result<const KeyRing*> LoadKeyRing() {
-  if (ring != nullptr && !stale) return static_cast<const KeyRing*>(ring);
+Result<KeyRing> ReadKeyRing() {
   const char* path = Settings::key_file;
   const char* command = Settings::key_command;
   bool has_path = path != nullptr && path[0] != '\0';
@@ -104,8 +102,23 @@ Result<const KeyRing*> LoadKeyRing() {
     error.code = ErrorCode::kKeyMissing;
     return error;
   }
-  delete ring;
-  ring = new KeyRing(std::move(*parsed));
+  return parsed;
+}
+
+}  // namespace
+
+Result<const KeyRing*> LoadKeyRing() {
+  if (ring != nullptr && !stale) return static_cast<const KeyRing*>(ring);
+  Result<KeyRing> fresh = ReadKeyRing();
+  if (fresh.ok()) {
+    delete ring;
+    ring = new KeyRing(std::move(*fresh));
+  } else if (ring == nullptr) {
+    return fresh.error();
+  } else {
+    // A file that is being replaced must not cost the tokens that are to be sealed meanwhile.
+    ReportToLog(LOG, ("keeps the keys it has: " + fresh.error().message).c_str());
+  }
   stale = false;
   return static_cast<const KeyRing*>(ring);
 }

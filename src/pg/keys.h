@@ -9,6 +9,7 @@
 namespace token_refresh {
 
 // The ring stays valid until the next call of LoadKeyRing or ForgetKeyRing.
+// When the source cannot be read any more, the ring that was read before is kept, and the log says so.
 // Errors: kKeyMissing, saying how to make a key, when nothing is configured or the file
 // is not safe or not readable; kInvalidArgument naming the line.
 Result<const KeyRing*> LoadKeyRing();

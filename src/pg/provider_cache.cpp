@@ -41,7 +41,9 @@ void WatchTables() {
 
 void StartAfresh() {
   if (filled_at_version == version) return;
-  if (known != nullptr) hash_destroy(known);
+  HTAB* old = known;
+  known = nullptr;
+  if (old != nullptr) hash_destroy(old);
   HASHCTL control = {};
   control.keysize = NAMEDATALEN;
   control.entrysize = sizeof(KnownProvider);

@@ -31,8 +31,13 @@ constexpr int kRequestsPerTurn = 256;
 // While there is work, the schedule is looked at no more often than this for rows that sessions have
 // just made due; what falls due sooner than that wakes the refresher.
 constexpr Micros kShortestLook = 50 * kMillisecond;
+// Before a wait longer than this, in milliseconds, the statistics are brought up to date.
+constexpr long kReportBeforeSleeping = 1000;
 // How long a refresher drains when a command on its database waits for it to leave.
 constexpr Micros kDrainForCommand = 2 * kSecond;
+
+// So long may the note of what was just claimed stay in memory: the next save writes it to disk as well.
+constexpr Micros kClaimFlushDelay = 10 * kMillisecond;
 
 class WallClock final : public Clock {
  public:
@@ -51,6 +56,8 @@ struct Worker {
   Micros next_sweep_at = 0;
   Micros look_at = 0;      // sessions rely on the schedule being looked at by then; 0: on nothing
   Micros drain_until = 0;  // 0: not draining
+  XLogRecPtr unflushed = InvalidXLogRecPtr;  // the end of a commit that did not wait for the disk
+  Micros flush_at = 0;                       // 0: nothing is unflushed
   WaitEventSet* wait_set = nullptr;
 };
 
@@ -155,8 +162,8 @@ void SweepIfDue(Worker* worker) {
   Step([&] {
     Micros now = worker->clock.Now();
     if (worker->drain_until != 0 || now < worker->next_sweep_at) return Ok();
-    Status swept = worker->store->Sweep();
-    if (!swept.ok()) ReportToLog(WARNING, swept.error().message.c_str());
+    // One step a turn, so that a big table keeps nobody waiting.
+    if (worker->store->SweepStep()) return Ok();
     worker->next_sweep_at = worker->clock.Now() + static_cast<Micros>(Settings::sweep_interval_s) * kSecond;
     worker->engine->ScheduleChanged();
     return Ok();
@@ -214,8 +221,8 @@ void LeaveIfDrained(Worker* worker) {
   });
   if (unfinished != 0 && worker->clock.Now() < worker->drain_until) return;
   if (unfinished != 0)
-    ereport(LOG, (errmsg("token_refresh refresher: leaves with %zu requests unanswered", unfinished),
-                  errdetail("They are asked again when it is back.")));
+    ereport(LOG, (errmsg("token_refresh refresher: leaves with %zu answers outstanding", unfinished),
+                  errdetail("What was not answered, or could not be stored, is asked again when it is back.")));
   Leave(RefresherPhase::kUnknown);
 }
 
@@ -238,6 +245,17 @@ void PromiseToLook(Worker* worker, Micros now, Micros at) {
   AdvertiseNextLook(worker->database, ToTimestamp(promised));
 }
 
+// Claims are committed without waiting for the disk. When no save comes along that flushes them too, they are
+// flushed while the providers think: after a crash only what is on disk is known to have been asked.
+void FlushClaims(Worker* worker) {
+  const Micros now = worker->clock.Now();
+  if (worker->flush_at != 0 && now >= worker->flush_at && XLogNeedsFlush(worker->unflushed)) XLogFlush(XactLastCommitEnd);
+  if (worker->flush_at != 0 && XLogNeedsFlush(worker->unflushed)) return;
+  const bool pending = XactLastCommitEnd != InvalidXLogRecPtr && XLogNeedsFlush(XactLastCommitEnd);
+  worker->unflushed = XactLastCommitEnd;
+  worker->flush_at = pending ? now + kClaimFlushDelay : 0;
+}
+
 // Milliseconds until there is something to do even if nothing happens.
 long WaitTime(Worker* worker) {
   Micros now = worker->clock.Now();
@@ -252,6 +270,7 @@ long WaitTime(Worker* worker) {
   });
   PromiseToLook(worker, now, wake_at);
   wake_at = Min(wake_at, worker->look_at);
+  if (worker->flush_at != 0) wake_at = Min(wake_at, worker->flush_at);
   if (transport) wake_at = Min(wake_at, now + *transport);
   Micros wait = wake_at - worker->clock.Now();
   if (wait <= 0) return 0;
@@ -260,14 +279,18 @@ long WaitTime(Worker* worker) {
 
 void Wait(Worker* worker) {
   WaitEvent events[3];
-  int count = WaitEventSetWait(worker->wait_set, WaitTime(worker), events, lengthof(events), PG_WAIT_EXTENSION);
-  bool latch = false;
+  // What arrived while a transaction waited for a lock or a standby has lost its latch.
+  bool latch = TakeNews(worker->database) || ConfigReloadPending || (ShutdownRequestPending && worker->drain_until == 0);
+  long timeout = latch ? 0 : WaitTime(worker);
+  if (timeout > kReportBeforeSleeping) pgstat_report_stat(true);
+  int count = WaitEventSetWait(worker->wait_set, timeout, events, lengthof(events), PG_WAIT_EXTENSION);
   for (int i = 0; i < count; i++) latch = latch || (events[i].events & WL_LATCH_SET) != 0;
   // Cancelling makes sense for a statement, and there is none now; the lock timeout arrives the same way.
   QueryCancelPending = false;
   CHECK_FOR_INTERRUPTS();
   if (!latch) return;
   ResetLatch(MyLatch);
+  TakeNews(worker->database);
   if (ConfigReloadPending) {
     ConfigReloadPending = false;
     ProcessConfigFile(PGC_SIGHUP);
@@ -292,6 +315,7 @@ void Run(Worker* worker) {
     TakeDemands(worker);
     Turn(worker);
     LeaveIfDrained(worker);
+    FlushClaims(worker);
     Wait(worker);
   }
 }

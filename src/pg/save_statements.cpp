@@ -63,10 +63,13 @@ Statement write_parked = {
      TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID},
     nullptr};
 
-// The next try to write a parked result: after 1, 2, 4 ... 30 seconds, and when it is due itself. What the
+// Rows that somebody holds locked are left as they are: due, and tried again soon. The next try to write
+// a parked result: after 1, 2, 4 ... 30 seconds, and when it is due itself. What the
 // schedule knows of the provider changes only if these are tokens that it has just given.
 Statement schedule_parked = {
-    "UPDATE token_refresh.schedule s SET"
+    "WITH free AS (SELECT s.id FROM unnest($1, $2) AS k(token_table, row_key) JOIN token_refresh.schedule s"
+    "  ON s.token_table = k.token_table AND s.row_key = k.row_key FOR NO KEY UPDATE OF s SKIP LOCKED)"
+    " UPDATE token_refresh.schedule s SET"
     " due_at = greatest(clock_timestamp() + interval '1 second', least(p.due_at,"
     "  clock_timestamp() + least(30, power(2, least(p.attempts, 5))) * interval '1 second')),"
     " status = CASE WHEN $3 THEN 'connected' ELSE s.status END,"
@@ -76,19 +79,10 @@ Statement schedule_parked = {
     " message = CASE WHEN NOT $3 THEN s.message END,"
     " generation = s.generation + $3::integer, refresh_count = s.refresh_count + $3::integer,"
     " last_refreshed_at = p.issued_at"
-    " FROM token_refresh.parked_result p, unnest($1, $2) AS k(token_table, row_key)"
-    " WHERE p.token_table = k.token_table AND p.row_key = k.row_key"
-    " AND s.token_table = k.token_table AND s.row_key = k.row_key",
+    " FROM token_refresh.parked_result p, free"
+    " WHERE s.id = free.id AND p.token_table = s.token_table AND p.row_key = s.row_key",
     3,
     {INT4ARRAYOID, TEXTARRAYOID, BOOLOID},
-    nullptr};
-
-// Nobody stores tokens for these rows until the end of the transaction, and whether somebody has may be known.
-Statement lock_schedules = {
-    "SELECT k.n, s.generation = k.generation FROM unnest($1, $2, $3) AS k(n, id, generation)"
-    " JOIN token_refresh.schedule s ON s.id = k.id FOR NO KEY UPDATE OF s",
-    3,
-    {INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID},
     nullptr};
 
 // Indices into outcomes, picked and in plain memory.
@@ -261,6 +255,13 @@ void WriteFailures(const SaveWork& work) {
   MarkWritten(work, Execute(&schedule_failed, values, false));
 }
 
+// A rotated token that the caller has seen must survive a crash, whatever the server's default for
+// commits is. A stronger setting stays.
+void CommitToDisk() {
+  if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
+    set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
 std::string_view EventName(const Outcome& outcome) {
   if (outcome.tokens.has_value()) return "refreshed";
   return NewStatus(outcome) == "needs_reauth" ? "needs_reauth" : "refresh_failed";
@@ -295,42 +296,10 @@ SaveWork OnlyWritten(const SaveWork& work) {
   return written;
 }
 
-void MarkStillStored(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
-  Datum values[] = {Numbers(rows), RowKeys(work, rows)};
-  uint64 found = Execute(&statements->load, values, false);
-  for (uint64 i = 0; i < found; i++) {
-    bool is_null;
-    int n = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
-    Datum token = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 4, &is_null);
-    if (is_null) continue;
-    bytea* stored = DatumGetByteaPP(token);
-    work.written[n] = std::string_view(VARDATA_ANY(stored), VARSIZE_ANY_EXHDR(stored)) == work.expected[n];
-  }
-}
-
-// Marks those whose token has not been replaced meanwhile. The schedule tells without a look at
-// the table, which may be locked; if it has moved on, perhaps for another reason, the table must tell.
-void MarkNotSuperseded(const SaveWork& work) {
-  Picked rows = PickAll(work);
-  Datum values[] = {Numbers(rows), Bigints(rows, [&](int i) { return work.outcomes[i].claim.schedule_id; }),
-                    Bigints(rows, [&](int i) { return work.outcomes[i].claim.generation; })};
-  uint64 found = Execute(&lock_schedules, values, false);
-  Picked moved = {static_cast<int*>(palloc(sizeof(int) * (found + 1))), 0};
-  for (uint64 i = 0; i < found; i++) {
-    bool is_null;
-    int n = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
-    bool same = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2, &is_null));
-    work.written[n] = same;
-    if (!same) moved.index[moved.count++] = n;
-  }
-  ForEachTable(work, moved, [&](TokenTableStatements* statements, const Picked& of_table) {
-    MarkStillStored(work, statements, of_table);
-  });
-}
-
 }  // namespace
 
 void WriteOutcomes(const SaveWork& work) {
+  CommitToDisk();
   WriteSuccesses(work);
   WriteFailures(work);
   for (size_t i : work.which)
@@ -360,9 +329,8 @@ void DeleteParkedResults(const SaveWork& work) {
 }
 
 void WriteParked(const SaveWork& work, const std::string& reason) {
-  MarkNotSuperseded(work);
-  SaveWork parked = OnlyWritten(work);
-  Picked rows = PickAll(parked);
+  CommitToDisk();
+  Picked rows = PickAll(work);
   auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
   Datum values[] = {
       TokenTables(work, rows),
@@ -378,10 +346,14 @@ void WriteParked(const SaveWork& work, const std::string& reason) {
       Times(rows, [&](int i) { return at(i).due_at; }),
       TextDatum(reason)};
   Execute(&write_parked, values, false);
-  Datum keys[] = {TokenTables(work, rows), RowKeys(work, rows), BoolGetDatum(!work.from_parked)};
-  Execute(&schedule_parked, keys, false);
-  if (!work.from_parked) WriteAudit(parked, "parked");
+  if (!work.from_parked) WriteAudit(work, "parked");
   DeleteJournals(work.finished_journals);
+}
+
+void ScheduleParked(const SaveWork& work) {
+  Picked rows = PickAll(work);
+  Datum values[] = {TokenTables(work, rows), RowKeys(work, rows), BoolGetDatum(!work.from_parked)};
+  Execute(&schedule_parked, values, false);
 }
 
 }  // namespace token_refresh

@@ -44,6 +44,9 @@ void DeleteParkedResults(const SaveWork& work);
 
 // Fresh tokens that their table rejects; sealed is for the place of parked results. Those that have
 // been superseded meanwhile are left out.
+// This takes no lock that the application may hold: it must work when saving did not.
 void WriteParked(const SaveWork& work, const std::string& reason);
+// When they are tried again; a transaction of its own, which may fail.
+void ScheduleParked(const SaveWork& work);
 
 }  // namespace token_refresh

@@ -43,9 +43,16 @@ void SetLatchOf(int procno) {
   if (procno >= 0) SetLatch(&ProcGlobal->allProcs[procno].procLatch);
 }
 
+// The latch alone would not do: PostgreSQL resets it when a transaction of the refresher waits for a
+// lock or for a standby.
+void TellRefresherLocked(DatabaseEntry* entry) {
+  entry->news = true;
+  SetLatchOf(entry->refresher_procno);
+}
+
 void AskToLeaveLocked(DatabaseEntry* entry) {
   entry->stop_requested = true;
-  SetLatchOf(entry->refresher_procno);
+  TellRefresherLocked(entry);
 }
 
 void SetPhaseLocked(DatabaseEntry* entry, RefresherPhase phase) {
@@ -184,6 +191,15 @@ void DeregisterRefresher(Oid database, RefresherPhase phase_after) {
   ConditionVariableBroadcast(&shared_state->refresher_left);
 }
 
+bool TakeNews(Oid database) {
+  return WithSharedLock(LW_EXCLUSIVE, [&] {
+    DatabaseEntry* entry = FindLocked(database);
+    const bool news = entry != nullptr && entry->news;
+    if (news) entry->news = false;
+    return news;
+  });
+}
+
 bool RefresherStopRequested(Oid database) {
   return WithSharedLock(LW_SHARED, [&] {
     const DatabaseEntry* entry = FindLocked(database);
@@ -213,10 +229,10 @@ void AdvertiseCounters(Oid database, const RefresherCounters& counters) {
 void WakeRefresher(Oid database) { WakeRefresherFor(database, DT_NOBEGIN); }
 
 void WakeRefresherFor(Oid database, TimestampTz due_at) {
-  const bool served = WithSharedLock(LW_SHARED, [&] {
-    const DatabaseEntry* entry = FindLocked(database);
+  const bool served = WithSharedLock(LW_EXCLUSIVE, [&] {
+    DatabaseEntry* entry = FindLocked(database);
     if (entry == nullptr || entry->refresher_pid == 0) return false;
-    if (due_at < entry->next_look_at) SetLatchOf(entry->refresher_procno);
+    if (due_at < entry->next_look_at) TellRefresherLocked(entry);
     return true;
   });
   // Whoever asks for a refresher has the extension, even if the launcher missed how it came

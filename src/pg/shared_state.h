@@ -31,6 +31,7 @@ struct DatabaseEntry {
   RefresherPhase phase;
   int refresher_procno;        // index into ProcGlobal->allProcs, -1: none
   pid_t refresher_pid;
+  bool news;                   // somebody wants the refresher to look; taken by TakeNews
   bool stop_requested;         // the refresher is to leave at once
   bool look_again;             // the extension may have come while a refresher was starting or leaving
   int holders;                 // phase kHeld: commands under way that hold it
@@ -69,6 +70,8 @@ void DeregisterRefresher(Oid database, RefresherPhase phase_after);
 bool RefresherStopRequested(Oid database);
 // Says DT_NOEND before looking at the schedule, and the time of the next look after it:
 // then no commit in between is missed, for WakeRefresherFor sets the latch.
+// Whether somebody has woken the refresher since the last call.
+bool TakeNews(Oid database);
 void AdvertiseNextLook(Oid database, TimestampTz next_look_at);
 void AdvertiseCounters(Oid database, const RefresherCounters& counters);
 

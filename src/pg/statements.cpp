@@ -55,8 +55,10 @@ char* SaveSql(const TokenTable& table) {
   AppendSet(&sql, table, kColumnIssuedAt, "k.issued_at");
   AppendSet(&sql, table, kColumnExpiresAt, "k.expires_at");
   if (Has(table, kColumnRefreshExpiresAt))
-    appendStringInfo(&sql, ", %s = coalesce(k.refresh_expires_at, t.%s)", Column(table, kColumnRefreshExpiresAt),
-                     Column(table, kColumnRefreshExpiresAt));
+    // Another refresh token has another deadline, or none.
+    appendStringInfo(&sql, ", %s = CASE WHEN k.refresh IS NULL THEN coalesce(k.refresh_expires_at, t.%s)"
+                     " ELSE k.refresh_expires_at END",
+                     Column(table, kColumnRefreshExpiresAt), Column(table, kColumnRefreshExpiresAt));
   AppendSet(&sql, table, kColumnStatus, "'connected'");
   AppendSet(&sql, table, kColumnLastError, "NULL");
   AppendSet(&sql, table, kColumnRefreshedAt, "k.issued_at");

@@ -101,10 +101,13 @@ void ReportUnusable(const PlainProvider& row, const Error& error) {
 PgStore::PgStore()
     : scratch_context_(AllocSetContextCreate(TopMemoryContext, "token_refresh store", ALLOCSET_DEFAULT_SIZES)) {}
 
-Error PgStore::FromPostgres(const char* doing, const PostgresError& error) const {
+Error PgStore::Complain(const char* doing, const PostgresError& error) {
   // The text may quote a row: only the code is passed on.
-  return Error{ErrorCode::kUnavailable,
-               std::string(doing) + " failed with SQLSTATE " + unpack_sql_state(error.sqlstate), ""};
+  std::string message = std::string(doing) + " failed with SQLSTATE " + unpack_sql_state(error.sqlstate);
+  Micros now = FromTimestamp(GetCurrentTimestamp());
+  if (now - last_complaint_at_ > kSecond) ReportToLog(WARNING, message.c_str());
+  last_complaint_at_ = now;
+  return Error{ErrorCode::kUnavailable, std::move(message), ""};
 }
 
 const std::string& PgStore::ProviderName(int32_t id) const {
@@ -119,7 +122,7 @@ Result<std::vector<std::shared_ptr<const Provider>>> PgStore::LoadProviders() {
   MemoryContextReset(scratch_context_);
   PlainProviders plain = {};
   auto error = RunPostgres(kActivityClaim, [&] { ReadProviders(scratch_context_, &plain); });
-  if (error) return FromPostgres("reading providers", *error);
+  if (error) return Complain("reading providers", *error);
   provider_names_.clear();
   std::vector<std::shared_ptr<const Provider>> providers;
   for (uint64 i = 0; i < plain.count; i++) {
@@ -174,7 +177,7 @@ Result<DueList> PgStore::ListDue(Micros now, std::span<const DueQuota> quotas) {
     has_next = !is_null;
     next = is_null ? 0 : DatumGetTimestampTz(value);
   });
-  if (error) return FromPostgres("reading the schedule", *error);
+  if (error) return Complain("reading the schedule", *error);
   list.rows.resize(count);
   if (has_next) list.next_due_at = FromTimestamp(next);
   return list;

@@ -40,8 +40,9 @@ class PgStore final : public Store {
   bool ExtensionPresent();
   // What the last refresher left in flight may have lost its answer: notes that, once, at start.
   Status Recover();
-  // Brings the schedule in step with the token tables, and trims the audit.
-  Status Sweep();
+  // One step, of a few milliseconds, of the sweep that brings the schedule in step with the token tables and
+  // trims the audit. False when that was the last one; the next call then begins another sweep.
+  bool SweepStep();
   // Whether pause() holds; read again when settings in tables have changed. As long as that cannot be
   // read nothing changes, and in the beginning it holds.
   bool Paused();
@@ -53,7 +54,8 @@ class PgStore final : public Store {
     std::string refresh_token;  // sealed; empty: none
   };
 
-  Error FromPostgres(const char* doing, const PostgresError& error) const;
+  // What goes wrong is said in the log, at most once a second, without quoting any row.
+  Error Complain(const char* doing, const PostgresError& error);
   const std::string& ProviderName(int32_t id) const;
   std::vector<std::string> ProviderNames(std::span<const Outcome> outcomes) const;
   const std::string& TokenPlace(int32_t token_table) const;
@@ -61,7 +63,7 @@ class PgStore final : public Store {
   // Claiming (store_claim.cpp).
   Status ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch);
   void OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch);
-  void MarkUnreadable(const std::vector<int64_t>& schedule_ids);
+  void MarkUnreadable(const std::vector<Claim>& claims);
   Result<int64_t> NoteInFlight(const std::vector<int64_t>& schedule_ids);
 
   // Parked results (store_parked.cpp).
@@ -88,6 +90,8 @@ class PgStore final : public Store {
   std::string DescribeRejection(const Outcome& outcome, const PostgresError& error) const;
   std::vector<size_t> ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
                                     std::vector<std::string>* expected, std::vector<SaveVerdict>* verdicts);
+  void HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
+                     const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
   void AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
                        bool from_parked);
   bool SameToken(const Claim& claim, const std::string& current) const;
@@ -98,12 +102,23 @@ class PgStore final : public Store {
   void ForgetJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
 
   // Upkeep (store_upkeep.cpp).
-  Status SweepTable(int32_t token_table);
+  enum class SweepStage { kIdle, kReconcile, kDropOrphans };
+  struct SweepState {
+    SweepStage stage = SweepStage::kIdle;
+    int32_t tables[64];
+    int table_count = 0;
+    int table = 0;
+    char cursor[1024] = "";  // last key or id looked at, as text; empty: at the beginning
+  };
+  bool StartSweep();
+  bool NextSweepStage();
 
   MemoryContext scratch_context_;
   Oid extension_ = InvalidOid;
+  SweepState sweep_;
   bool paused_ = true;
   uint64_t paused_at_version_ = 0;
+  Micros last_complaint_at_ = 0;
   std::unordered_map<int32_t, std::string> provider_names_;
   std::unordered_map<int32_t, std::string> token_places_;  // what ciphertexts of a token table are bound to
   std::unordered_map<int64_t, int> journal_left_;          // claims not saved yet, per journal note

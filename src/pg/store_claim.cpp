@@ -32,16 +32,23 @@ Statement write_journal = {
 
 // Rows that can never be refreshed as they are: out of the way until their tokens change.
 Statement never_due = {
-    "UPDATE token_refresh.schedule SET due_at = NULL WHERE id = ANY ($1)", 1, {INT8ARRAYOID}, nullptr};
+    "UPDATE token_refresh.schedule SET due_at = NULL WHERE id IN"
+    " (SELECT s.id FROM token_refresh.schedule s JOIN unnest($1, $2) AS k(id, generation)"
+    "   ON s.id = k.id AND s.generation = k.generation FOR NO KEY UPDATE OF s SKIP LOCKED)",
+    2,
+    {INT8ARRAYOID, INT8ARRAYOID},
+    nullptr};
 
 // A ciphertext that does not open is for a person to mend (a key is missing): said in the status, tried
 // again now and then.
 Statement mark_unreadable = {
     "UPDATE token_refresh.schedule SET status = 'error', failure = 'client_config',"
     " message = 'the stored refresh token does not open with the keys at hand',"
-    " due_at = clock_timestamp() + interval '5 minutes' WHERE id = ANY ($1)",
-    1,
-    {INT8ARRAYOID},
+    " due_at = clock_timestamp() + interval '5 minutes' WHERE id IN"
+    " (SELECT s.id FROM token_refresh.schedule s JOIN unnest($1, $2) AS k(id, generation)"
+    "   ON s.id = k.id AND s.generation = k.generation FOR NO KEY UPDATE OF s SKIP LOCKED)",
+    2,
+    {INT8ARRAYOID, INT8ARRAYOID},
     nullptr};
 
 // One requested row, in plain memory.
@@ -204,21 +211,24 @@ int64_t InsertNote(const int64_t* schedule_ids, int count) {
 int64_t WriteJournal(Micros now, std::span<const ClaimRequest> requests, PlainClaim* rows) {
   int count = static_cast<int>(requests.size());
   int64_t* claimed = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
-  int64_t* hopeless = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
+  int* hopeless = static_cast<int*>(palloc(sizeof(int) * count));
   int claimed_count = 0, hopeless_count = 0;
   for (int i = 0; i < count; i++) {
     std::optional<Refusal> refusal = JudgeSchedule(now, requests[i], rows[i]);
     if (!refusal && JudgeTokenRow(rows[i])) {
-      hopeless[hopeless_count++] = requests[i].schedule_id;
+      hopeless[hopeless_count++] = i;
     } else if (!refusal) {
       rows[i].claimed = true;
       claimed[claimed_count++] = requests[i].schedule_id;
     } else if (*refusal == Refusal::kNeedsReauth && rows[i].due) {
-      hopeless[hopeless_count++] = requests[i].schedule_id;
+      hopeless[hopeless_count++] = i;
     }
   }
   if (hopeless_count > 0) {
-    Datum values[] = {MakeArray(hopeless_count, INT8OID, [&](int i, bool*) { return Int64GetDatum(hopeless[i]); })};
+    Datum values[] = {
+        MakeArray(hopeless_count, INT8OID,
+                  [&](int i, bool*) { return Int64GetDatum(requests[hopeless[i]].schedule_id); }),
+        MakeArray(hopeless_count, INT8OID, [&](int i, bool*) { return Int64GetDatum(rows[hopeless[i]].generation); })};
     Execute(&never_due, values, false);
   }
   return claimed_count == 0 ? 0 : InsertNote(claimed, claimed_count);
@@ -256,7 +266,7 @@ Status PgStore::ReadClaims(Micros now, std::span<const ClaimRequest> requests, C
     LoadAllTokenRows(now, requests, scratch_context_, scratch->rows);
     scratch->journal_id = WriteJournal(now, requests, scratch->rows);
   });
-  if (error) return FromPostgres("claiming due credentials", *error);
+  if (error) return Complain("claiming due credentials", *error);
   return Ok();
 }
 
@@ -264,7 +274,7 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
   Result<const KeyRing*> ring = LoadKeyRing();
   if (!ring.ok()) ReportToLog(WARNING, ring.error().message.c_str(), ring.error().hint.c_str());
   int noted = 0;
-  std::vector<int64_t> unreadable;
+  std::vector<Claim> unreadable;
   for (size_t i = 0; i < requests.size(); i++) {
     const PlainClaim& row = scratch->rows[i];
     if (!row.claimed) continue;
@@ -280,10 +290,9 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
       continue;
     }
     batch->refused.push_back({claim.schedule_id, Refusal::kUnreadable});
-    if (ring.ok()) {
-      unreadable.push_back(claim.schedule_id);
-      ReportToLog(WARNING, ("a refresh token cannot be opened: " + opened.error().message).c_str());
-    }
+    if (!ring.ok()) continue;
+    ReportToLog(WARNING, ("a refresh token cannot be opened: " + opened.error().message).c_str());
+    unreadable.push_back(std::move(claim));
   }
   if (scratch->journal_id != 0) journal_left_[scratch->journal_id] = noted;
   if (!unreadable.empty()) MarkUnreadable(unreadable);
@@ -294,18 +303,20 @@ Result<int64_t> PgStore::NoteInFlight(const std::vector<int64_t>& schedule_ids) 
   auto error = RunPostgres(kActivityClaim, [&] {
     journal_id = InsertNote(schedule_ids.data(), static_cast<int>(schedule_ids.size()));
   });
-  if (error) return FromPostgres("claiming parked results", *error);
+  if (error) return Complain("claiming parked results", *error);
   journal_left_[journal_id] = static_cast<int>(schedule_ids.size());
   return journal_id;
 }
 
-void PgStore::MarkUnreadable(const std::vector<int64_t>& schedule_ids) {
+void PgStore::MarkUnreadable(const std::vector<Claim>& claims) {
   auto error = RunPostgres(kActivityClaim, [&] {
-    Datum values[] = {MakeArray(static_cast<int>(schedule_ids.size()), INT8OID,
-                                [&](int i, bool*) { return Int64GetDatum(schedule_ids[i]); })};
+    int count = static_cast<int>(claims.size());
+    Datum values[] = {
+        MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(claims[i].schedule_id); }),
+        MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(claims[i].generation); })};
     Execute(&mark_unreadable, values, false);
   });
-  if (error) ReportToLog(WARNING, FromPostgres("noting unreadable tokens", *error).message.c_str());
+  if (error) Complain("noting unreadable tokens", *error);
 }
 
 Result<ClaimBatch> PgStore::ClaimRows(Micros now, std::span<const ClaimRequest> requests) {

@@ -141,7 +141,7 @@ Result<std::vector<Outcome>> PgStore::LoadParked(const std::vector<int64_t>& sch
     MemoryContextSwitchTo(previous);
     for (uint64 i = 0; i < count; i++) ReadTableRow(scratch_context_, &rows[i]);
   });
-  if (error) return FromPostgres("reading parked results", *error);
+  if (error) return Complain("reading parked results", *error);
   Result<const KeyRing*> ring = LoadKeyRing();
   if (!ring.ok()) return ring.error();
   std::vector<Outcome> outcomes;
@@ -185,7 +185,7 @@ void PgStore::ClaimParked(std::vector<Claim> claims, ClaimBatch* batch) {
   std::vector<int64_t> ids;
   for (const Claim& claim : claims) ids.push_back(claim.schedule_id);
   Result<int64_t> journal_id = NoteInFlight(ids);
-  if (!journal_id.ok()) return ReportToLog(WARNING, journal_id.error().message.c_str());
+  if (!journal_id.ok()) return;
   for (Claim& claim : claims) {
     claim.journal_id = *journal_id;
     std::erase_if(batch->refused, [&](const RefusedClaim& refused) { return refused.schedule_id == claim.schedule_id; });
@@ -211,15 +211,18 @@ void PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vec
   std::vector<std::string> messages(outcomes.size(), reason);
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<int64_t> journals = FinishedJournals(outcomes, which);
-  std::vector<char> parked(outcomes.size());
-  SaveWork work{now, outcomes, *sealed, expected, which, names, messages, journals, from_parked, parked};
+  SaveWork work{now, outcomes, *sealed, expected, which, names, messages, journals, from_parked, {}};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteParked(work, reason); });
   if (failed) {
-    ReportToLog(WARNING, FromPostgres("parking fresh tokens", *failed).message.c_str());
+    Complain("parking fresh tokens", *failed);
+    if (which.size() == 1) return;
+    for (size_t i : which) Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
     return;
   }
   ForgetJournals(outcomes, which);
-  for (size_t i : which) (*verdicts)[i] = parked[i] ? SaveVerdict::kParked : SaveVerdict::kSuperseded;
+  for (size_t i : which) (*verdicts)[i] = SaveVerdict::kParked;
+  failed = RunPostgres(kActivitySave, [&] { ScheduleParked(work); });
+  if (failed) Complain("scheduling parked tokens", *failed);
 }
 
 }  // namespace token_refresh

@@ -59,9 +59,8 @@ std::vector<int64_t> PgStore::FinishedJournals(std::span<const Outcome> outcomes
 void PgStore::ForgetJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which) {
   for (size_t i : which) {
     auto found = journal_left_.find(outcomes[i].claim.journal_id);
-    if (found != journal_left_.end()) found->second--;
+    if (found != journal_left_.end() && --found->second <= 0) journal_left_.erase(found);
   }
-  std::erase_if(journal_left_, [](const auto& entry) { return entry.second <= 0; });
 }
 
 Result<std::vector<SealedTokens>> PgStore::SealTokens(std::span<const Outcome> outcomes,
@@ -141,10 +140,11 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
     *error = std::move(*failed);
     return false;
   }
-  ForgetJournals(outcomes, which);
   for (size_t i : which) {
     (*verdicts)[i] = written[i] ? SaveVerdict::kSaved : SaveVerdict::kSuperseded;
-    if (written[i]) LogOutcome(outcomes[i], names[i]);
+    if (!written[i]) continue;
+    ForgetJournals(outcomes, {i});
+    LogOutcome(outcomes[i], names[i]);
   }
   return true;
 }
@@ -200,6 +200,8 @@ std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> 
     size_t i = missed[m];
     if (!stored.ok()) {
       (*verdicts)[i] = SaveVerdict::kNotStored;
+    } else if ((*stored)[m].exists && (*stored)[m].refresh_token == (*expected)[i]) {
+      HandleIgnored(now, outcomes, i, from_parked, *expected, verdicts);
     } else if (SameToken(outcomes[i].claim, (*stored)[m].refresh_token)) {
       (*expected)[i] = (*stored)[m].refresh_token;
       (*verdicts)[i] = SaveVerdict::kNotStored;
@@ -213,9 +215,21 @@ std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> 
   return resealed;
 }
 
+// The table has taken the UPDATE without an error and without effect, as a trigger or a rule can make it.
+void PgStore::HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
+                            const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts) {
+  const char* reason = "a trigger or rule of the table has dropped the update";
+  (*verdicts)[i] = SaveVerdict::kNotStored;
+  LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
+  if (outcomes[i].tokens) return Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
+  PostgresError error;
+  (void)SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error, true);
+}
+
 void PgStore::AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
                               bool from_parked) {
   if (superseded.empty()) return;
+  ForgetJournals(outcomes, superseded);
   std::vector<std::string> messages(outcomes.size());
   std::vector<std::string> names = ProviderNames(outcomes);
   SaveWork work{now, outcomes, {}, {}, superseded, names, messages, {}, from_parked, {}};
@@ -223,7 +237,7 @@ void PgStore::AuditSuperseded(Micros now, std::span<const Outcome> outcomes, con
     if (from_parked) DeleteParkedResults(work);
     WriteAudit(work, "superseded");
   });
-  if (error) ReportToLog(WARNING, FromPostgres("auditing superseded answers", *error).message.c_str());
+  if (error) Complain("auditing superseded answers", *error);
 }
 
 // Whether current is the token that was claimed, in a new envelope (rotate_keys does that).
@@ -259,7 +273,7 @@ Result<std::vector<PgStore::StoredToken>> PgStore::LoadStored(std::span<const Ou
       MemoryContextSwitchTo(previous);
     }
   });
-  if (error) return FromPostgres("reading what is stored", *error);
+  if (error) return Complain("reading what is stored", *error);
   std::vector<StoredToken> stored(which.size());
   for (size_t m = 0; m < which.size(); m++) {
     stored[m].exists = plain[m].exists;

@@ -9,14 +9,14 @@ namespace token_refresh {
 
 namespace {
 
-// Rows that a sweep reconciles in one transaction.
-constexpr int kSweepBatch = 5000;
+// Rows that a sweep looks at in one transaction, a few milliseconds of work.
+constexpr int kSweepBatch = 1000;
 
 Statement recover_in_flight = {
     "WITH lost AS (DELETE FROM token_refresh.in_flight RETURNING schedule_ids, claimed_at),"
     " ids AS (SELECT u.id, l.claimed_at FROM lost l, unnest(l.schedule_ids) AS u(id)),"
-    " marked AS (UPDATE token_refresh.schedule s SET lost_response = true FROM ids"
-    "  WHERE s.id = ids.id AND s.due_at <= now() AND coalesce(s.last_refreshed_at < ids.claimed_at, true)"
+    " marked AS (UPDATE token_refresh.schedule s SET lost_response = true, due_at = least(s.due_at, now()) FROM ids"
+    "  WHERE s.id = ids.id AND s.status <> 'needs_reauth' AND coalesce(s.last_refreshed_at < ids.claimed_at, true)"
     "  RETURNING s.provider, s.token_table, s.row_key)"
     " INSERT INTO token_refresh.audit_event (event, provider, token_table, row_key, failure, actor)"
     " SELECT 'response_lost', p.name, m.token_table, m.row_key, 'transient', 'refresher'"
@@ -30,18 +30,25 @@ Statement trim_audit = {
 
 Statement list_tables = {"SELECT id FROM token_refresh.token_table ORDER BY id", 0, {}, nullptr};
 
-// Rows of a token table that the schedule does not know, or knows otherwise.
+// The next rows of a token table, by key; those that the schedule does not know, or knows otherwise, are
+// planned. Gives the last key, null at the end.
 constexpr const char* kReconcile =
-    "SELECT count(token_refresh._plan_row(%d, x.key, x.provider, x.has_refresh, x.status, x.issued_at, x.expires_at,"
-    " x.refresh_expires_at)) FROM (SELECT t.%s::text AS key, t.%s::text AS provider, t.%s IS NOT NULL AS has_refresh,"
+    "WITH batch AS (SELECT t.%s AS key, t.%s::text AS provider, t.%s IS NOT NULL AS has_refresh,"
     " %s AS status, %s AS issued_at, t.%s::timestamptz AS expires_at, %s AS refresh_expires_at"
-    " FROM %s t LEFT JOIN token_refresh.schedule s ON s.token_table = %d AND s.row_key = t.%s::text"
-    " WHERE s.id IS NULL OR s.expires_at IS DISTINCT FROM t.%s::timestamptz AND NOT EXISTS"
-    " (SELECT FROM token_refresh.parked_result p WHERE p.token_table = s.token_table AND p.row_key = s.row_key)"
-    " LIMIT %d) x";
+    " FROM %s t %s ORDER BY t.%s LIMIT %d),"
+    " planned AS (SELECT count(token_refresh._plan_row(%d, b.key::text, b.provider, b.has_refresh, b.status,"
+    "  b.issued_at, b.expires_at, b.refresh_expires_at)) AS n FROM batch b"
+    "  LEFT JOIN token_refresh.schedule s ON s.token_table = %d AND s.row_key = b.key::text"
+    "  WHERE s.id IS NULL OR s.expires_at IS DISTINCT FROM b.expires_at AND NOT EXISTS"
+    "  (SELECT FROM token_refresh.parked_result p WHERE p.token_table = s.token_table AND p.row_key = s.row_key))"
+    " SELECT (SELECT key::text FROM batch ORDER BY key DESC LIMIT 1), (SELECT n FROM planned)";
+// The next rows of the schedule; those whose token row is gone are deleted. Gives the last id, null at the end.
 constexpr const char* kDropOrphans =
-    "DELETE FROM token_refresh.schedule s WHERE s.token_table = %d"
-    " AND NOT EXISTS (SELECT FROM %s t WHERE t.%s::text = s.row_key)";
+    "WITH batch AS (SELECT s.id, s.row_key FROM token_refresh.schedule s WHERE s.token_table = %d AND s.id > $1"
+    "  ORDER BY s.id LIMIT %d),"
+    " gone AS (DELETE FROM token_refresh.schedule s USING batch b WHERE s.id = b.id"
+    "  AND NOT EXISTS (SELECT FROM %s t WHERE t.%s = b.row_key::%s))"
+    " SELECT max(id) FROM batch";
 
 const char* ColumnOr(const TokenTable& table, TokenColumn column, const char* otherwise) {
   if (table.columns[column][0] == '\0') return otherwise;
@@ -52,29 +59,34 @@ const char* Name(const TokenTable& table, TokenColumn column) {
   return pstrdup(quote_identifier(table.columns[column]));
 }
 
-// A whole-table comparison wants a hash join; the refresher's other statements never do.
-void AllowBigJoins() {
-  for (const char* setting : {"enable_hashjoin", "enable_mergejoin", "enable_seqscan"})
-    set_config_option(setting, "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+// Executes sql with the cursor; fills it with where the batch ended. False at the end.
+bool RunBatch(const char* sql, Oid type, Datum start, bool has_start, char* end, size_t end_size) {
+  Oid types[] = {type};
+  Datum values[] = {start};
+  if (SPI_execute_with_args(sql, has_start ? 1 : 0, types, values, nullptr, false, 0) != SPI_OK_SELECT)
+    elog(ERROR, "token_refresh: reconciling failed");
+  char* last = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+  if (last == nullptr) return false;
+  strlcpy(end, last, end_size);
+  return true;
 }
 
-int64 Reconcile(const TokenTable& table) {
-  AllowBigJoins();
-  const char* expires_at = Name(table, kColumnExpiresAt);
-  char* sql = psprintf(kReconcile, table.id, Name(table, kColumnKey), Name(table, kColumnProvider),
-                       Name(table, kColumnRefreshToken), ColumnOr(table, kColumnStatus, "NULL::text"),
-                       ColumnOr(table, kColumnIssuedAt, "now()"), expires_at,
-                       ColumnOr(table, kColumnRefreshExpiresAt, "NULL::timestamptz"), table.quoted_name, table.id,
-                       Name(table, kColumnKey), expires_at, kSweepBatch);
-  if (SPI_execute(sql, false, 0) != SPI_OK_SELECT) elog(ERROR, "token_refresh: reconciling failed");
-  bool is_null;
-  return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+bool ReconcileBatch(const TokenTable& table, char* cursor, size_t cursor_size) {
+  const char* key = Name(table, kColumnKey);
+  bool has_start = cursor[0] != '\0';
+  const char* beyond = has_start ? psprintf("WHERE t.%s > $1::%s", key, format_type_be(table.key_type)) : "";
+  char* sql = psprintf(kReconcile, key, Name(table, kColumnProvider), Name(table, kColumnRefreshToken),
+                       ColumnOr(table, kColumnStatus, "NULL::text"), ColumnOr(table, kColumnIssuedAt, "now()"),
+                       Name(table, kColumnExpiresAt), ColumnOr(table, kColumnRefreshExpiresAt, "NULL::timestamptz"),
+                       table.quoted_name, beyond, key, kSweepBatch, table.id, table.id);
+  return RunBatch(sql, TEXTOID, CStringGetTextDatum(cursor), has_start, cursor, cursor_size);
 }
 
-void DropOrphans(const TokenTable& table) {
-  AllowBigJoins();
-  char* sql = psprintf(kDropOrphans, table.id, table.quoted_name, Name(table, kColumnKey));
-  if (SPI_execute(sql, false, 0) != SPI_OK_DELETE) elog(ERROR, "token_refresh: reconciling failed");
+bool DropOrphansBatch(const TokenTable& table, char* cursor, size_t cursor_size) {
+  char* sql = psprintf(kDropOrphans, table.id, kSweepBatch, table.quoted_name, Name(table, kColumnKey),
+                       format_type_be(table.key_type));
+  int64 start = cursor[0] == '\0' ? 0 : pg_strtoint64(cursor);
+  return RunBatch(sql, INT8OID, Int64GetDatum(start), true, cursor, cursor_size);
 }
 
 }  // namespace
@@ -82,46 +94,67 @@ void DropOrphans(const TokenTable& table) {
 bool PgStore::ExtensionPresent() {
   Oid now = InvalidOid;
   auto error = RunPostgres(kActivityUpkeep, [&] { now = get_extension_oid("token_refresh", true); });
-  if (error || !OidIsValid(now)) return false;
+  // What kept us from looking says nothing about the extension.
+  if (error) return true;
+  if (!OidIsValid(now)) return false;
   if (!OidIsValid(extension_)) extension_ = now;
   return extension_ == now;
 }
 
 Status PgStore::Recover() {
   auto error = RunPostgres(kActivityUpkeep, [] { Execute(&recover_in_flight, nullptr, false); });
-  if (error) return FromPostgres("looking for lost answers", *error);
+  if (error) return Complain("looking for lost answers", *error);
   return Ok();
 }
 
-Status PgStore::SweepTable(int32_t token_table) {
-  for (;;) {
-    int64 reconciled = 0;
-    auto error = RunPostgres(kActivityUpkeep, [&] { reconciled = Reconcile(StatementsFor(token_table)->table); });
-    if (error) return FromPostgres("reconciling the schedule", *error);
-    if (reconciled < kSweepBatch) break;
+bool PgStore::SweepStep() {
+  if (sweep_.stage == SweepStage::kIdle) return StartSweep();
+  char cursor[sizeof(sweep_.cursor)];
+  strlcpy(cursor, sweep_.cursor, sizeof(cursor));
+  bool more = false;
+  auto error = RunPostgres(kActivityUpkeep, [&] {
+    const TokenTable& table = StatementsFor(sweep_.tables[sweep_.table])->table;
+    more = sweep_.stage == SweepStage::kReconcile ? ReconcileBatch(table, cursor, sizeof(cursor))
+                                                  : DropOrphansBatch(table, cursor, sizeof(cursor));
+  });
+  if (error) Complain("reconciling the schedule", *error);
+  if (!error && more) {
+    strlcpy(sweep_.cursor, cursor, sizeof(sweep_.cursor));
+    return true;
   }
-  auto error = RunPostgres(kActivityUpkeep, [&] { DropOrphans(StatementsFor(token_table)->table); });
-  if (error) return FromPostgres("reconciling the schedule", *error);
-  return Ok();
+  return NextSweepStage();
 }
 
-Status PgStore::Sweep() {
-  int32_t tables[64];
-  int count = 0;
+bool PgStore::StartSweep() {
+  sweep_ = {};
   auto error = RunPostgres(kActivityUpkeep, [&] {
     uint64 found = Execute(&list_tables, nullptr, true);
     bool is_null;
-    for (uint64 i = 0; i < found && count < static_cast<int>(lengthof(tables)); i++)
-      tables[count++] = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+    for (uint64 i = 0; i < found && sweep_.table_count < static_cast<int>(lengthof(sweep_.tables)); i++)
+      sweep_.tables[sweep_.table_count++] =
+          DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+  });
+  if (error) Complain("reading token tables", *error);
+  error = RunPostgres(kActivityUpkeep, [] {
     Datum retention[] = {Int32GetDatum(Settings::audit_retention_min)};
     Execute(&trim_audit, retention, false);
   });
-  if (error) return FromPostgres("reading token tables", *error);
-  for (int i = 0; i < count; i++) {
-    Status swept = SweepTable(tables[i]);
-    if (!swept.ok()) return swept;
+  if (error) Complain("trimming the audit", *error);
+  if (sweep_.table_count == 0) return false;
+  sweep_.stage = SweepStage::kReconcile;
+  return true;
+}
+
+bool PgStore::NextSweepStage() {
+  sweep_.cursor[0] = '\0';
+  if (sweep_.stage == SweepStage::kReconcile) {
+    sweep_.stage = SweepStage::kDropOrphans;
+    return true;
   }
-  return Ok();
+  sweep_.stage = SweepStage::kReconcile;
+  if (++sweep_.table < sweep_.table_count) return true;
+  sweep_.stage = SweepStage::kIdle;
+  return false;
 }
 
 }  // namespace token_refresh

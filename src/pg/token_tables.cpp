@@ -16,7 +16,9 @@ uint64_t filled_at_version = 0;
 
 void StartAfresh() {
   if (cache != nullptr && filled_at_version == ProviderCacheVersion()) return;
-  if (cache != nullptr) hash_destroy(cache);
+  HTAB* old = cache;
+  cache = nullptr;
+  if (old != nullptr) hash_destroy(old);
   HASHCTL control = {};
   control.keysize = sizeof(int32_t);
   control.entrysize = sizeof(TokenTable);

@@ -4,6 +4,7 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS token_refresh;
 RESET client_min_messages;
+TRUNCATE token_refresh.audit_event;
 SELECT token_refresh.create_provider('acme', 'my-client', 'obviously-fake-secret', '{"token_endpoint": "http://127.0.0.1:9/token"}');
 SELECT token_refresh.create_provider('other', 'my-client', 'obviously-fake-secret', '{"token_endpoint": "http://127.0.0.1:9/token", "refresh_margin": "10 minutes"}');
 

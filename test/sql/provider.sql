@@ -5,6 +5,8 @@ SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS token_refresh;
 RESET client_min_messages;
 
+TRUNCATE token_refresh.audit_event;
+
 -- A provider as one has it.
 SELECT token_refresh.create_provider('acme', 'my-client', 'obviously-fake-secret',
     '{"token_endpoint": "https://auth.example.org/token", "token_endpoint_auth_method": "client_secret_post",

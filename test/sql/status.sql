@@ -3,6 +3,7 @@
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS token_refresh;
 RESET client_min_messages;
+TRUNCATE token_refresh.audit_event;
 
 -- Nothing is due in the background from here on.
 SELECT token_refresh.pause();

@@ -271,7 +271,7 @@ END
 
 subtest 'the grant dies, and the table does not take that either' => sub {
     reject('dying');
-    $server->fault('acme', kind => 'invalid_grant', match => 'dying');
+    $server->fault('acme', kind => 'invalid_grant', match => '^dying$');
     store_expired('acme', 'dying');
     poll_until($node, "SELECT status = 'needs_reauth' FROM token_refresh.token_status WHERE subject = 'dying'", 'the status says so all the same');
     is(query("SELECT status, access_token IS NULL FROM token_refresh.get_token('acme', 'dying')"), 'needs_reauth|t', 'get_token says so');

@@ -7,10 +7,11 @@ use FindBin;
 use lib "$FindBin::Bin/../support";
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(time);
 use TokenRefreshTest;
 
 my $server = start_token_server();
-my $node   = new_node('main', 'restart_after_crash' => 'on');
+my $node   = new_node('main', 'restart_after_crash' => 'on', 'wal_writer_delay' => '10s');
 
 sub add_provider
 {
@@ -32,6 +33,16 @@ sub kill_refresher
         "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher' AND pid <> $pid")
         or die 'the refresher did not come back';
     return;
+}
+
+# A test point: that a request is under way is on disk soon, without the help of the WAL writer,
+# which has a long delay here.
+sub notes_reach_disk
+{
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my $began = time;
+    $node->poll_query_until('postgres', 'SELECT pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()');
+    return cmp_ok(time - $began, '<', 5, 'the note of what was asked reaches the disk');
 }
 
 # Test points: all credentials of the provider hold a valid access token that the
@@ -82,6 +93,7 @@ subtest 'kill -9 with 200 answers on their way' => sub {
     store_credential($node, 'late', $server->expired_grants('late', n => 200));
     $server->wait('late', refreshed => 200);
     $server->wait('late', held => 200);
+    notes_reach_disk();
     kill_refresher();
     $server->release('late');
     all_alive('late', 200, 'after the crash');
@@ -95,8 +107,7 @@ subtest 'an answer lost for good is no verdict on the user' => sub {
     $server->control('strict', hold => 'after');
     store_credential($node, 'strict', $server->expired_grants('strict', n => 1));
     $server->wait('strict', held => 1);
-    # The note that a request is under way is written with the next commit, or a moment later.
-    $node->safe_psql('postgres', 'CREATE TABLE next_commit ()');
+    notes_reach_disk();
     kill_refresher();
     $server->release('strict');
     poll_until($node, "SELECT status = 'needs_reauth' FROM token_refresh.token_status WHERE provider = 'strict'",
