@@ -136,10 +136,13 @@ CREATE TABLE parked_result (
     due_at timestamptz,
     reason text NOT NULL,
     attempts integer NOT NULL DEFAULT 0,
+    retry_at timestamptz NOT NULL DEFAULT now(),
     parked_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (token_table, row_key)
 );
 ALTER TABLE parked_result ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;
+COMMENT ON COLUMN parked_result.retry_at IS 'when the table is asked again to take them';
+COMMENT ON COLUMN parked_result.due_at IS 'when these tokens themselves are to be refreshed';
 COMMENT ON TABLE parked_result IS 'fresh tokens, sealed, whose table rejected the write; retried until it takes them';
 
 -- A ring of sixteen partitions, one a month: no DDL at run time, and what is too old is truncated.
@@ -473,13 +476,13 @@ COMMENT ON FUNCTION refresh_expiring_tokens(interval) IS 'refreshes what is due,
 CREATE VIEW token_status AS
 SELECT t.relation AS token_table, s.row_key, c.provider, c.subject, c.label,
        CASE WHEN s.status = 'connected' AND coalesce(k.expires_at, s.expires_at) < clock_timestamp() THEN 'token_expired' ELSE s.status END AS status,
-       coalesce(k.expires_at, s.expires_at) AS expires_at, s.due_at, s.attempts,
+       coalesce(k.expires_at, s.expires_at) AS expires_at, coalesce(k.retry_at, s.due_at) AS due_at, s.attempts,
        CASE WHEN k.row_key IS NOT NULL AND s.status <> 'needs_reauth' THEN 'the table rejects the new tokens: ' || k.reason
             WHEN s.failure IS NOT NULL THEN s.failure || coalesce(': ' || s.message, '') END AS last_error,
        s.last_refreshed_at, s.refresh_count, k.row_key IS NOT NULL AS parked
 FROM @extschema@.schedule s
 JOIN @extschema@.token_table t ON t.id = s.token_table
-JOIN @extschema@.credential c ON t.id = 1 AND c.id = s.row_key::bigint
+JOIN @extschema@.credential c ON c.id = CASE WHEN s.token_table = 1 THEN s.row_key::bigint END
 LEFT JOIN @extschema@.parked_result k ON k.token_table = s.token_table AND k.row_key = s.row_key;
 COMMENT ON VIEW token_status IS 'every credential of every token table: how fresh it is, and what went wrong; no secret';
 

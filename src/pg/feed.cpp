@@ -39,8 +39,7 @@ constexpr const char* kDeleteSchedule = "DELETE FROM token_refresh.schedule WHER
 constexpr const char* kDeleteParked =
     "DELETE FROM token_refresh.parked_result WHERE token_table = $1 AND row_key = $2";
 constexpr const char* kResolveParked =
-    "UPDATE token_refresh.schedule s SET due_at = now() WHERE s.token_table = $1 AND s.row_key = $2 AND EXISTS"
-    " (SELECT FROM token_refresh.parked_result p WHERE p.token_table = s.token_table AND p.row_key = s.row_key)";
+    "UPDATE token_refresh.parked_result SET retry_at = now() WHERE token_table = $1 AND row_key = $2";
 constexpr const char* kClearSchedule = "DELETE FROM token_refresh.schedule WHERE token_table = $1";
 constexpr const char* kClearParked = "DELETE FROM token_refresh.parked_result WHERE token_table = $1";
 

@@ -7,13 +7,16 @@ namespace token_refresh {
 
 namespace {
 
+// A parked result has been counted when it was parked, if its schedule row was free then.
 Statement schedule_refreshed = {
     "UPDATE token_refresh.schedule s SET status = 'connected', due_at = k.due_at, expires_at = k.expires_at,"
-    " attempts = 0, lost_response = false, failure = NULL, message = NULL, generation = s.generation + $5,"
-    " refresh_count = s.refresh_count + $5, last_refreshed_at = k.answered_at"
+    " attempts = 0, lost_response = false, failure = NULL, message = NULL, "
+    " generation = s.generation + (s.last_refreshed_at IS DISTINCT FROM k.answered_at)::integer,"
+    " refresh_count = s.refresh_count + (s.last_refreshed_at IS DISTINCT FROM k.answered_at)::integer,"
+    " last_refreshed_at = k.answered_at"
     " FROM unnest($1, $2, $3, $4) AS k(id, due_at, expires_at, answered_at) WHERE s.id = k.id",
-    5,
-    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, INT4OID},
+    4,
+    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID},
     nullptr};
 
 // generation makes this a compare-and-set as well: whoever stores tokens moves it on. So does whoever plans
@@ -48,36 +51,37 @@ Statement delete_parked = {
     {INT4ARRAYOID, TEXTARRAYOID},
     nullptr};
 
+// Tried again after 1, 2, 4 ... 30 seconds.
 Statement write_parked = {
     "INSERT INTO token_refresh.parked_result AS p (token_table, row_key, replaces_refresh_token, access_token,"
-    " refresh_token, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, reason)"
-    " SELECT k.*, $12 FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+    " refresh_token, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, reason, retry_at)"
+    " SELECT k.*, $12, clock_timestamp() + interval '1 second' FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
     " AS k(token_table, row_key, old, access, refresh, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at)"
     " ON CONFLICT (token_table, row_key) DO UPDATE SET access_token = excluded.access_token,"
     " refresh_token = coalesce(excluded.refresh_token, p.refresh_token), token_type = excluded.token_type,"
     " scope = coalesce(excluded.scope, p.scope), issued_at = excluded.issued_at, expires_at = excluded.expires_at,"
     " refresh_expires_at = excluded.refresh_expires_at, due_at = excluded.due_at, reason = excluded.reason,"
-    " attempts = p.attempts + 1",
+    " attempts = p.attempts + 1,"
+    " retry_at = clock_timestamp() + least(30, power(2, least(p.attempts + 1, 5))) * interval '1 second'",
     12,
     {INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
      TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID},
     nullptr};
 
-// Rows that somebody holds locked are left as they are: due, and tried again soon. The next try to write
-// a parked result: after 1, 2, 4 ... 30 seconds, and when it is due itself. What the
-// schedule knows of the provider changes only if these are tokens that it has just given.
+// Parked tokens fall due like any others. Rows that somebody holds locked stay as they are. What the schedule
+// knows of the provider changes only if these are tokens that it has just given.
 Statement schedule_parked = {
     "WITH free AS (SELECT s.id FROM unnest($1, $2) AS k(token_table, row_key) JOIN token_refresh.schedule s"
     "  ON s.token_table = k.token_table AND s.row_key = k.row_key FOR NO KEY UPDATE OF s SKIP LOCKED)"
     " UPDATE token_refresh.schedule s SET"
-    " due_at = greatest(clock_timestamp() + interval '1 second', least(p.due_at,"
-    "  clock_timestamp() + least(30, power(2, least(p.attempts, 5))) * interval '1 second')),"
+    " due_at = p.due_at,"
     " status = CASE WHEN $3 THEN 'connected' ELSE s.status END,"
     " attempts = CASE WHEN $3 THEN 0 ELSE s.attempts END,"
     " lost_response = s.lost_response AND NOT $3,"
     " failure = CASE WHEN NOT $3 THEN s.failure END,"
     " message = CASE WHEN NOT $3 THEN s.message END,"
-    " generation = s.generation + $3::integer, refresh_count = s.refresh_count + $3::integer,"
+    " generation = s.generation + (s.last_refreshed_at IS DISTINCT FROM p.issued_at)::integer,"
+    " refresh_count = s.refresh_count + (s.last_refreshed_at IS DISTINCT FROM p.issued_at)::integer,"
     " last_refreshed_at = p.issued_at"
     " FROM token_refresh.parked_result p, free"
     " WHERE s.id = free.id AND p.token_table = s.token_table AND p.row_key = s.row_key",
@@ -210,10 +214,14 @@ void WriteSuccesses(const SaveWork& work) {
   Datum values[] = {Bigints(written, [&](int i) { return work.outcomes[i].claim.schedule_id; }),
                     Times(written, [&](int i) { return work.outcomes[i].due_at; }),
                     Times(written, [&](int i) { return work.outcomes[i].expires_at; }),
-                    Times(written, [&](int i) { return AnsweredAt(work.outcomes[i]); }),
-                    // A parked result was counted when it came.
-                    Int32GetDatum(work.from_parked ? 0 : 1)};
+                    Times(written, [&](int i) { return AnsweredAt(work.outcomes[i]); })};
   Execute(&schedule_refreshed, values, false);
+}
+
+void DeleteParkedRows(const SaveWork& work, const Picked& rows) {
+  if (rows.count == 0) return;
+  Datum values[] = {TokenTables(work, rows), RowKeys(work, rows)};
+  Execute(&delete_parked, values, false);
 }
 
 void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
@@ -253,6 +261,11 @@ void WriteFailures(const SaveWork& work) {
       BoolGetDatum(!work.schedule_only)};
   for (int i = 0; i < failed.count; i++) work.written[failed.index[i]] = 0;
   MarkWritten(work, Execute(&schedule_failed, values, false));
+  // A parked token of a grant that has died is of no use any more.
+  Picked dead = Pick(work, [&](const Outcome& o) {
+    return o.failure.has_value() && NewStatus(o) == "needs_reauth" && work.written[&o - work.outcomes.data()];
+  });
+  DeleteParkedRows(work, dead);
 }
 
 // A rotated token that the caller has seen must survive a crash, whatever the server's default for
@@ -321,12 +334,7 @@ void DeleteJournals(std::span<const int64_t> journals) {
   Execute(&delete_journals, values, false);
 }
 
-void DeleteParkedResults(const SaveWork& work) {
-  Picked rows = PickAll(work);
-  if (rows.count == 0) return;
-  Datum values[] = {TokenTables(work, rows), RowKeys(work, rows)};
-  Execute(&delete_parked, values, false);
-}
+void DeleteParkedResults(const SaveWork& work) { DeleteParkedRows(work, PickAll(work)); }
 
 void WriteParked(const SaveWork& work, const std::string& reason) {
   CommitToDisk();

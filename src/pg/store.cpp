@@ -26,13 +26,17 @@ Statement select_paused = {"SELECT coalesce((SELECT paused FROM token_refresh.co
 Statement list_due = {
     "SELECT d.id, d.provider FROM unnest($1, $2) WITH ORDINALITY AS q(provider, quota, n),"
     " LATERAL (SELECT s.id, s.provider, s.due_at FROM token_refresh.schedule s"
-    "   WHERE s.provider = q.provider AND s.due_at <= $3 ORDER BY s.due_at LIMIT q.quota) d",
+    "   WHERE s.provider = q.provider AND s.due_at <= $3 ORDER BY s.due_at LIMIT q.quota) d"
+    " UNION ALL SELECT s.id, s.provider FROM token_refresh.parked_result p JOIN token_refresh.schedule s"
+    "   ON s.token_table = p.token_table AND s.row_key = p.row_key"
+    "   WHERE p.retry_at <= $3 AND s.provider = ANY ($1) AND (s.due_at <= $3) IS NOT TRUE",
     3,
     {INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
     nullptr};
 
 Statement next_due = {
-    "SELECT min(d.due_at) FROM unnest($1) AS q(provider),"
+    "SELECT least((SELECT min(p.retry_at) FROM token_refresh.parked_result p WHERE p.retry_at > $2), min(d.due_at))"
+    " FROM unnest($1) AS q(provider),"
     " LATERAL (SELECT s.due_at FROM token_refresh.schedule s"
     "   WHERE s.provider = q.provider AND s.due_at > $2 ORDER BY s.due_at LIMIT 1) d",
     2,

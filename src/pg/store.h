@@ -93,7 +93,7 @@ class PgStore final : public Store {
   void HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
                      const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
   void AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
-                       bool from_parked);
+                       bool replaced);
   bool SameToken(const Claim& claim, const std::string& current) const;
   Result<std::vector<StoredToken>> LoadStored(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
   Result<std::vector<SealedTokens>> SealTokens(std::span<const Outcome> outcomes, const std::vector<size_t>& which,

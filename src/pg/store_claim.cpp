@@ -101,9 +101,9 @@ std::optional<Refusal> JudgeSchedule(Micros now, const ClaimRequest& request, co
   if (row.locked) return Refusal::kLocked;
   if (request.on_demand && request.seen_generation >= 0 && request.seen_generation != row.generation)
     return Refusal::kAlreadyRefreshed;
-  if (!request.on_demand && (!row.due || row.due_at > ToTimestamp(now))) return Refusal::kNotDue;
   if (KnownDead(row)) return Refusal::kNeedsReauth;
   if (row.parked) return Refusal::kParked;
+  if (!request.on_demand && (!row.due || row.due_at > ToTimestamp(now))) return Refusal::kNotDue;
   return std::nullopt;
 }
 

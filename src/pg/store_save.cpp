@@ -191,7 +191,7 @@ std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresErr
 // new envelope, with that envelope in expected, to be saved once more; settles the verdict of the others.
 std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
                                            std::vector<std::string>* expected, std::vector<SaveVerdict>* verdicts) {
-  std::vector<size_t> missed, resealed, superseded;
+  std::vector<size_t> missed, resealed, replanned, superseded;
   for (size_t i = 0; i < verdicts->size(); i++)
     if ((*verdicts)[i] == SaveVerdict::kSuperseded) missed.push_back(i);
   if (missed.empty()) return resealed;
@@ -202,6 +202,7 @@ std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> 
       (*verdicts)[i] = SaveVerdict::kNotStored;
     } else if ((*stored)[m].exists && (*stored)[m].refresh_token == (*expected)[i]) {
       HandleIgnored(now, outcomes, i, from_parked, *expected, verdicts);
+      if ((*verdicts)[i] == SaveVerdict::kSuperseded) replanned.push_back(i);
     } else if (SameToken(outcomes[i].claim, (*stored)[m].refresh_token)) {
       (*expected)[i] = (*stored)[m].refresh_token;
       (*verdicts)[i] = SaveVerdict::kNotStored;
@@ -211,7 +212,8 @@ std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> 
       superseded.push_back(i);
     }
   }
-  AuditSuperseded(now, outcomes, superseded, from_parked);
+  AuditSuperseded(now, outcomes, replanned, false);
+  AuditSuperseded(now, outcomes, superseded, true);
   return resealed;
 }
 
@@ -220,21 +222,25 @@ void PgStore::HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_
                             const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts) {
   const char* reason = "a trigger or rule of the table has dropped the update";
   (*verdicts)[i] = SaveVerdict::kNotStored;
-  LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
-  if (outcomes[i].tokens) return Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
   PostgresError error;
-  (void)SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error, true);
+  if (outcomes[i].tokens)
+    Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
+  else if (SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error, true) &&
+           (*verdicts)[i] == SaveVerdict::kSuperseded)
+    return;  // the row was planned anew meanwhile: the failure belongs to the plan before
+  LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
 }
 
+// replaced: by other tokens, so what may be parked for the old ones is of no use any more.
 void PgStore::AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
-                              bool from_parked) {
+                              bool replaced) {
   if (superseded.empty()) return;
   ForgetJournals(outcomes, superseded);
   std::vector<std::string> messages(outcomes.size());
   std::vector<std::string> names = ProviderNames(outcomes);
-  SaveWork work{now, outcomes, {}, {}, superseded, names, messages, {}, from_parked, {}};
+  SaveWork work{now, outcomes, {}, {}, superseded, names, messages, {}, false, {}};
   auto error = RunPostgres(kActivitySave, [&] {
-    if (from_parked) DeleteParkedResults(work);
+    if (replaced) DeleteParkedResults(work);
     WriteAudit(work, "superseded");
   });
   if (error) Complain("auditing superseded answers", *error);

@@ -121,7 +121,7 @@ subtest 'a sign-in that is not committed yet when the answer comes' => sub {
         $server->release('acme');
         $server->wait('acme', in_flight => 0);
         $node->wait_for_log(qr/could not be stored|parking fresh tokens/, $offset);
-        is($node->safe_psql('postgres', 'SELECT count(*) FROM token_refresh.parked_result'), '0', "$end: nothing is parked, as the schedule is locked as well");
+        poll_until($node, 'SELECT count(*) = 1 FROM token_refresh.parked_result', "$end: it is parked, though the schedule is locked as well");
         $session->query($end);
         $session->quit;
         if ($end eq 'COMMIT')
@@ -133,7 +133,7 @@ subtest 'a sign-in that is not committed yet when the answer comes' => sub {
         {
             poll_until($node, "SELECT refresh_count = 1 FROM token_refresh.token_status WHERE subject = '$subject'", "$end: the answer is stored");
         }
-        is($node->safe_psql('postgres', 'SELECT count(*) FROM token_refresh.parked_result'), '0', "$end: nothing stays parked");
+        poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.parked_result', "$end: nothing stays parked");
         refreshes_again($subject);
     }
 };
@@ -157,6 +157,17 @@ subtest 'deleted' => sub {
     let_answer();
     is(access_token($node, 'acme', 'replaced') eq $grant->{access_token}, 1, 'deleted and stored again: the new tokens stay');
     refreshes_again('replaced');
+
+    begin_refresh('leaving');
+    my $session = background_session($node);
+    $session->query('BEGIN');
+    $session->query("DELETE FROM token_refresh.credential WHERE subject = 'leaving'");
+    my $offset = -s $node->logfile;
+    $server->release('acme');
+    $node->wait_for_log(qr/could not be stored/, $offset);
+    $session->query('COMMIT');
+    $session->quit;
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.parked_result', 'deleted, but not committed yet when the answer comes: nothing is left');
 };
 
 subtest 'another access token, but the same refresh token' => sub {
@@ -182,6 +193,15 @@ subtest 'the row is written for other reasons' => sub {
     let_answer();
     is(events('replanned'), 'refreshed', 'alter_provider: the answer is stored');
     refreshes_again('replanned');
+
+    my $offset = -s $node->logfile;
+    $server->fault('acme', kind => 'status', status => 500, count => 1);
+    begin_refresh('failing', 'before');
+    $node->safe_psql('postgres', q{SELECT token_refresh.alter_provider('acme', '{"refresh_margin": "3 minutes"}')});
+    $server->release('acme');
+    poll_until($node, "SELECT refresh_count = 1 FROM token_refresh.token_status WHERE subject = 'failing'", 'a failure under a plan that has been replaced: tried again');
+    is(events('failing'), 'superseded refreshed', 'and in the audit');
+    unlike(read_log($node, $offset), qr/could not be stored/, 'no complaint in the log');
 };
 
 subtest 'the grant dies while the row is written for other reasons' => sub {

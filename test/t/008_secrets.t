@@ -70,7 +70,7 @@ sub store
 # The tokens of now; reading them does not write them anywhere.
 sub note_tokens
 {
-    push @secrets, grep { $_ ne '' } split /\n/, query("SELECT access_token FROM token_refresh.credential c, LATERAL token_refresh.get_token(c.provider, c.subject) WHERE access_token IS NOT NULL");
+    push @secrets, grep { $_ ne '' } split /\n/, query('SELECT token_refresh.get_access_token(provider, subject) FROM token_refresh.credential');
     return;
 }
 

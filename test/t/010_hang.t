@@ -131,7 +131,7 @@ subtest 'fast shutdown' => sub {
     note(sprintf('stopped within %.2f s, drain_timeout is %d s', $seconds, $drain_timeout));
     cmp_ok($seconds, '<', $drain_timeout + 2, 'ends within drain_timeout');
     cmp_ok($seconds, '>', $drain_timeout * 0.9, 'but the refresher waits as long as that for answers');
-    like(read_log($node, $offset), qr/leaves with 2 requests unanswered/, 'and says what it leaves behind');
+    like(read_log($node, $offset), qr/leaves with 2 answers outstanding/, 'and says what it leaves behind');
     my ($output, $error) = $third->finish;
     like($error, qr/terminating connection|server closed the connection/, 'the last caller was sent away');
 };
