@@ -92,10 +92,11 @@ subtest 'restored while refreshing is not paused' => sub {
     $new->safe_psql('postgres', 'CREATE DATABASE restored_unpaused');
     $new->command_ok([ @{ $restore{unpaused} }, $new->connstr('restored_unpaused') ], 'restoring succeeds');
     ok($new->poll_query_until('restored_unpaused', q{SELECT token_refresh.status() ->> 'running'}, 'true'), 'the refresher runs');
-    is($new->safe_psql('restored_unpaused', q{SELECT count(*) FROM token_refresh.token_status WHERE due_at < now() + interval '30 seconds'}),
+    is($new->safe_psql('restored_unpaused', q{SELECT count(*) FROM token_refresh.schedule WHERE due_at < now() + interval '30 seconds'}),
         '0', 'nothing is due in the first moments');
     is($server->stats($_)->{requests}, $requests{$_}, "nothing was asked of $_") for qw(acme parking);
-    is($new->safe_psql('restored_unpaused', 'SELECT count(*) FROM token_refresh.token_status WHERE parked'), '2', 'the parked results are there');
+    ok($new->poll_query_until('restored_unpaused', 'SELECT count(*) = 0 FROM token_refresh.parked_result'), 'the parked results are stored');
+    is($new->safe_psql('restored_unpaused', q{SELECT count(*) FROM token_refresh.audit_event WHERE event = 'parked_result_stored'}), '2', 'as the audit says');
     $new->safe_psql('postgres', 'DROP DATABASE restored_unpaused');
 };
 
