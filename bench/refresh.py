@@ -40,7 +40,8 @@ VACUUM ANALYZE;
 # page goes to the WAL in full once.
 MAKE_ALL_DUE = """
 SELECT token_refresh.pause();
-UPDATE token_refresh.schedule SET due_at = now() - interval '1 second';
+UPDATE token_refresh.schedule s SET due_at = now() - interval '1 second'
+    FROM token_refresh.provider p WHERE p.id = s.provider AND p.name = 'fast';
 VACUUM token_refresh.schedule;
 VACUUM token_refresh.credential;
 CHECKPOINT;
@@ -48,13 +49,14 @@ CHECKPOINT;
 
 MEASURE = """
 SELECT refreshed AS before FROM token_refresh._refresher_state() \\gset
-SELECT coalesce(sum(refresh_count), 0) AS counted FROM token_refresh.schedule \\gset
+SELECT id AS provider FROM token_refresh.provider WHERE name = 'fast' \\gset
+SELECT sum(refresh_count) AS counted FROM token_refresh.schedule WHERE provider = :provider \\gset
 SELECT clock_timestamp() AS started \\gset
 SELECT token_refresh.resume() \\g /dev/null
 CALL wait_for_refreshes(:before + :credentials, :'patience');
 SELECT extract(epoch FROM clock_timestamp() - :'started');
 SELECT sum(refresh_count) - :counted, count(*) FILTER (WHERE last_refreshed_at >= :'started'),
-    count(*) FILTER (WHERE due_at <= now()) FROM token_refresh.schedule;
+    count(*) FILTER (WHERE due_at <= now()) FROM token_refresh.schedule WHERE provider = :provider;
 """
 
 

@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <deque>
 #include <utility>
 #include <vector>
 
@@ -23,6 +24,12 @@ constexpr size_t kMaxIdleTransfers = 1024;
 // Looks at the sockets that one Collect() takes while nothing has completed. As soon as something
 // has, it returns: the provider works on the rest while the owner works on these.
 constexpr int kMaxRounds = 16;
+// Requests that start between two looks at the sockets. So a provider that answers at once is served
+// through few handles and connections, which stay in the processor's caches and make libcurl's
+// search for an idle connection short; a slow one has all its requests after a few looks.
+constexpr int kStartsPerLook = 32;
+// Answers after which Collect() returns even if requests wait to be started: answers are to be stored soon.
+constexpr size_t kEnoughAnswers = 512;
 
 Micros MonotonicNow() {
   timespec now{};
@@ -43,6 +50,9 @@ struct CurlTransport::Impl {
 
   bool Open();
   std::unique_ptr<CurlTransfer> TakeTransfer();
+  void Start(uint64_t id, HttpRequest request);
+  bool StartSome();
+  bool MayGoOn(int round) const;
   void FinishTransfer(CurlTransfer* transfer, CURLcode verdict);
   bool RunTimer();
   bool RunSockets();
@@ -55,6 +65,7 @@ struct CurlTransport::Impl {
   EpollSet sockets;  // outlives the multi handle, which closes its connections through it
   CURLM* multi = nullptr;
   std::optional<Micros> timer_at;  // monotonic
+  std::deque<std::pair<uint64_t, HttpRequest>> waiting;  // submitted, not started
   std::vector<std::unique_ptr<CurlTransfer>> active, idle;
   std::vector<HttpCompletion> completions;
 };
@@ -88,6 +99,43 @@ std::unique_ptr<CurlTransfer> CurlTransport::Impl::TakeTransfer() {
   std::unique_ptr<CurlTransfer> transfer = std::move(idle.back());
   idle.pop_back();
   return transfer;
+}
+
+void CurlTransport::Impl::Start(uint64_t id, HttpRequest request) {
+  std::unique_ptr<CurlTransfer> transfer = TakeTransfer();
+  if (transfer == nullptr) {
+    HttpCompletion completion{id, {}};
+    completion.response.failure = TransportFailure::kNotSent;
+    completion.response.failure_message = "libcurl has no memory left";
+    completions.push_back(std::move(completion));
+    return;
+  }
+  if (!transfer->Start(id, std::move(request))) {
+    completions.push_back(transfer->Finish(CURLE_OK));
+    return;
+  }
+  // Only sets a timer; the request goes out with RunTimer().
+  if (curl_multi_add_handle(multi, transfer->handle()) != CURLM_OK) {
+    completions.push_back(transfer->Finish(CURLE_FAILED_INIT));
+    return;
+  }
+  transfer->slot = active.size();
+  active.push_back(std::move(transfer));
+}
+
+bool CurlTransport::Impl::StartSome() {
+  int started = 0;
+  for (; started < kStartsPerLook && !waiting.empty(); ++started) {
+    auto [id, request] = std::move(waiting.front());
+    waiting.pop_front();
+    Start(id, std::move(request));
+  }
+  return started > 0;
+}
+
+bool CurlTransport::Impl::MayGoOn(int round) const {
+  if (!waiting.empty()) return completions.size() < kEnoughAnswers;
+  return round < kMaxRounds && completions.empty();
 }
 
 void CurlTransport::Impl::FinishTransfer(CurlTransfer* transfer, CURLcode verdict) {
@@ -163,45 +211,28 @@ Result<std::unique_ptr<CurlTransport>> CurlTransport::Create(const Options& opti
   return std::unique_ptr<CurlTransport>(new CurlTransport(std::move(impl)));
 }
 
-void CurlTransport::Submit(uint64_t id, HttpRequest request) {
-  std::unique_ptr<CurlTransfer> transfer = impl_->TakeTransfer();
-  if (transfer == nullptr) {
-    HttpCompletion completion{id, {}};
-    completion.response.failure = TransportFailure::kNotSent;
-    completion.response.failure_message = "libcurl has no memory left";
-    impl_->completions.push_back(std::move(completion));
-    return;
-  }
-  if (!transfer->Start(id, std::move(request))) {
-    impl_->completions.push_back(transfer->Finish(CURLE_OK));
-    return;
-  }
-  // Only sets a timer; the request goes out in the next Collect().
-  if (curl_multi_add_handle(impl_->multi, transfer->handle()) != CURLM_OK) {
-    impl_->completions.push_back(transfer->Finish(CURLE_FAILED_INIT));
-    return;
-  }
-  transfer->slot = impl_->active.size();
-  impl_->active.push_back(std::move(transfer));
-}
+void CurlTransport::Submit(uint64_t id, HttpRequest request) { impl_->waiting.emplace_back(id, std::move(request)); }
 
 std::vector<HttpCompletion> CurlTransport::Collect() {
   const SignalGuard guard;
-  for (int round = 0; round < kMaxRounds && impl_->completions.empty(); ++round) {
+  for (int round = 0; impl_->MayGoOn(round); ++round) {
+    const bool started = impl_->StartSome();
     const bool timer_ran = impl_->RunTimer();
     const bool sockets_ran = impl_->RunSockets();
     impl_->DrainMessages();
-    if (!timer_ran && !sockets_ran) break;
+    if (!started && !timer_ran && !sockets_ran) break;
   }
   return std::exchange(impl_->completions, {});
 }
 
-size_t CurlTransport::in_flight() const { return impl_->active.size() + impl_->completions.size(); }
+size_t CurlTransport::in_flight() const {
+  return impl_->waiting.size() + impl_->active.size() + impl_->completions.size();
+}
 
 int CurlTransport::descriptor() const { return impl_->sockets.descriptor(); }
 
 std::optional<Micros> CurlTransport::NextTimeout() const {
-  if (!impl_->completions.empty()) return 0;
+  if (!impl_->completions.empty() || !impl_->waiting.empty()) return 0;
   if (!impl_->timer_at) return std::nullopt;
   return std::max<Micros>(*impl_->timer_at - MonotonicNow(), 0);
 }

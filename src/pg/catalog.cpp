@@ -56,6 +56,38 @@ Relation OpenTable(Oid table) {
   return relation;
 }
 
+// Oids already looked up. Four look-ups by name in the system caches would be a good part of a whole read.
+struct KnownRelation {
+  char name[NAMEDATALEN];
+  Oid oid;
+};
+constexpr int kMaxKnownRelations = 16;
+KnownRelation known_relations[kMaxKnownRelations];
+int known_count = 0;
+uint64 times_forgotten = 0;
+
+void ForgetRelations(Datum, int, uint32) {
+  known_count = 0;
+  times_forgotten++;
+}
+
+void WatchRelations() {
+  static bool watching = false;
+  if (watching) return;
+  CacheRegisterSyscacheCallback(RELOID, ForgetRelations, 0);
+  CacheRegisterSyscacheCallback(NAMESPACEOID, ForgetRelations, 0);
+  watching = true;
+}
+
+Oid LookUpRelation(const char* name) {
+  Oid schema = get_namespace_oid(kSchema, true);
+  Oid relation = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
+  if (!OidIsValid(relation))
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("token_refresh.%s does not exist in this database", name),
+                    errhint("Run CREATE EXTENSION token_refresh.")));
+  return relation;
+}
+
 // Calls read(slot) for the one row that a unique index finds.
 template <class Read>
 bool FetchOne(Oid table, Oid index, ScanKey keys, int key_count, Snapshot snapshot, Read read) {
@@ -177,11 +209,17 @@ bool FetchCredentialByQuery(text* provider, text* subject, text* label, Snapshot
 }  // namespace
 
 Oid ExtensionRelation(const char* name) {
-  Oid schema = get_namespace_oid(kSchema, true);
-  Oid relation = OidIsValid(schema) ? get_relname_relid(name, schema) : InvalidOid;
-  if (!OidIsValid(relation))
-    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("token_refresh.%s does not exist in this database", name),
-                    errhint("Run CREATE EXTENSION token_refresh.")));
+  for (int i = 0; i < known_count; i++)
+    if (strcmp(known_relations[i].name, name) == 0) return known_relations[i].oid;
+  WatchRelations();
+  const uint64 forgotten_before = times_forgotten;
+  const Oid relation = LookUpRelation(name);
+  // Known only if nothing has changed while it was looked up.
+  if (times_forgotten == forgotten_before && known_count < kMaxKnownRelations) {
+    KnownRelation* known = &known_relations[known_count++];
+    strlcpy(known->name, name, NAMEDATALEN);
+    known->oid = relation;
+  }
   return relation;
 }
 

@@ -29,7 +29,7 @@ bool LookUp(const TokenRequestArgs& args, bool fresh, Look* look) {
   Snapshot snapshot = latest ? FreshSnapshot() : GetActiveSnapshot();
   bool found = FetchCredential(args.provider, args.subject, args.label, snapshot, &look->row);
   if (latest) UnregisterSnapshot(snapshot);
-  if (found) snprintf(look->row_key, sizeof(look->row_key), INT64_FORMAT, look->row.id);
+  if (found) pg_lltoa(look->row.id, look->row_key);
   return found;
 }
 

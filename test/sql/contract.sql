@@ -11,11 +11,13 @@ FROM pg_proc p WHERE p.pronamespace = 'token_refresh'::regnamespace AND p.pronam
 SELECT p.proname AS function, pg_get_function_result(p.oid) AS result
 FROM pg_proc p WHERE p.pronamespace = 'token_refresh'::regnamespace AND p.proname !~ '^_' ORDER BY 1, 2;
 
--- Tables and views, without the partitions.
-SELECT c.relname AS relation, c.relkind AS kind, string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' ORDER BY a.attnum) AS columns
-FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.relnamespace = 'token_refresh'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
-GROUP BY c.relname, c.relkind ORDER BY 1;
+-- Tables and views, without the partitions; the columns of those that people read.
+SELECT c.relname AS relation, c.relkind AS kind FROM pg_class c
+WHERE c.relnamespace = 'token_refresh'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition ORDER BY 1;
+SELECT a.attrelid::regclass AS relation, a.attname AS column, format_type(a.atttypid, a.atttypmod) AS type FROM pg_attribute a
+WHERE a.attrelid IN ('token_refresh.token_status'::regclass, 'token_refresh.provider_preset'::regclass, 'token_refresh.key_usage'::regclass,
+                     'token_refresh.credential'::regclass, 'token_refresh.provider'::regclass, 'token_refresh.audit_event'::regclass)
+  AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attrelid::regclass::text COLLATE "C", a.attnum;
 
 -- Settings and their defaults; request_slots exists only where the library is preloaded.
 SELECT name, boot_val AS default, unit, context FROM pg_settings
