@@ -32,7 +32,8 @@ CREATE TABLE bench_node_credential (
     expires_at timestamptz NOT NULL, updated_at timestamptz NOT NULL DEFAULT now()) WITH (fillfactor = 70);
 ALTER TABLE bench_node_credential ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;
 INSERT INTO bench_node_credential (id, subject, plain, expires_at)
-    SELECT i, 'user ' || i, 'rt_' || repeat(md5(i::text), 2), now() - interval '1 minute' FROM generate_series(1, :credentials) i;
+    SELECT i, 'user ' || i, 'rt_' || repeat(md5(i::text), 2), now() - interval '1 minute'
+    FROM generate_series(1, :credentials) i;
 VACUUM ANALYZE;
 """
 

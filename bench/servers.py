@@ -85,7 +85,8 @@ class Cluster:
     def answers(self):
         if self.process.poll() is not None:
             raise BenchError("the PostgreSQL server did not start: " + self.log_tail())
-        return subprocess.run([os.path.join(self.bindir, "pg_isready"), "-q", "-h", self.socket_dir, "-U", "postgres", "-d", "postgres"]).returncode == 0
+        command = [os.path.join(self.bindir, "pg_isready"), "-q", "-h", self.socket_dir, "-U", "postgres", "-d", "postgres"]
+        return subprocess.run(command).returncode == 0
 
     def sql(self, script, database=DATABASE, **variables):
         """Runs a psql script, given through standard input; returns its output without trailing blanks."""
