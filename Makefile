@@ -1,5 +1,3 @@
-override with_llvm = no
-
 # token_refresh: a PostgreSQL extension in C++ (PGXS).
 #   make, make install, make installcheck   as for any extension
 #   make test, make demo, make bench        from a fresh checkout, nothing prepared
@@ -17,6 +15,8 @@ SHLIB_LINK = -lcurl -lcrypto -lstdc++ -Wl,--version-script=src/exports.map
 EXTRA_CLEAN = build $(OBJS:.o=.d)
 
 PG_CONFIG ?= pg_config
+# Bitcode for inlining by JIT is of no use here, and would ask for clang.
+override with_llvm = no
 
 # These targets must work before the server's development files are installed.
 STANDALONE = test demo bench unit deps
