@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/encoding.h"
+#include "core/hex_decode.h"
 #include "core/openssl_handles.h"
 
 namespace token_refresh {
@@ -21,10 +22,6 @@ constexpr std::string_view kWhiteSpace = " \t\r";
 
 bool IsNameChar(char c) {
   return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
-}
-
-bool IsName(std::string_view word) {
-  return !word.empty() && word.size() <= kMaxNameBytes && std::all_of(word.begin(), word.end(), IsNameChar);
 }
 
 // Takes what is before the delimiter off the front of text, and the delimiter.
@@ -82,21 +79,46 @@ Result<SealingKey> MakeKey(std::string_view name, Secret bytes) {
   return key;
 }
 
+bool IsHex(std::string_view word) {
+  return std::all_of(word.begin(), word.end(), [](char c) { return HexDigitValue(c) >= 0; });
+}
+
+// The two forms cannot be taken for one another: 32 bytes are 44 characters of
+// base64, the last of which is no hex digit.
+Result<Secret> ParseKeyBytes(std::string_view word, size_t line) {
+  if (IsHex(word)) {
+    if (word.size() != 2 * kKeyBytes) {
+      return LineError(
+          line, "expected 32 bytes in base64 or 64 hex digits, got " + std::to_string(word.size()) + " hex digits");
+    }
+    std::string bytes(kKeyBytes, '\0');
+    HexDecodeInto(word, bytes.data());
+    return Secret::TakeFrom(bytes);
+  }
+  std::optional<Secret> bytes = Base64Decode(word);
+  if (!bytes) return LineError(line, "the key is not valid base64 (the padding belongs to it)");
+  if (bytes->size() != kKeyBytes) {
+    return LineError(line, "expected 32 bytes in base64, got " + std::to_string(bytes->size()));
+  }
+  return std::move(*bytes);
+}
+
 Result<SealingKey> ParseLine(const std::vector<std::string_view>& words, size_t line) {
   if (words.size() != 2) {
     return LineError(line, "expected a name and a key, got " + std::to_string(words.size()) +
                                (words.size() == 1 ? " word" : " words"));
   }
-  if (!IsName(words[0])) return LineError(line, "the name is not 1 to 63 of the characters A-Z a-z 0-9 _ . -");
-  std::optional<Secret> bytes = Base64Decode(words[1]);
-  if (!bytes) return LineError(line, "the key is not valid base64 (the padding belongs to it)");
-  if (bytes->size() != kKeyBytes) {
-    return LineError(line, "expected 32 bytes in base64, got " + std::to_string(bytes->size()));
-  }
+  if (!IsKeyName(words[0])) return LineError(line, "the name is not 1 to 63 of the characters A-Z a-z 0-9 _ . -");
+  auto bytes = ParseKeyBytes(words[1], line);
+  if (!bytes) return bytes.error();
   return MakeKey(words[0], std::move(*bytes));
 }
 
 }  // namespace
+
+bool IsKeyName(std::string_view word) {
+  return !word.empty() && word.size() <= kMaxNameBytes && std::all_of(word.begin(), word.end(), IsNameChar);
+}
 
 Result<KeyRing> KeyRing::Parse(std::string_view text) {
   if (text.size() > kMaxTextBytes) {

@@ -1,7 +1,8 @@
 // The keys that seal secrets at rest. A key ring is read from text, one key a
-// line: `name base64(32 bytes)`; empty lines and lines that begin with # are
-// skipped. The first key seals, all can open. Who reads the file, and whether
-// its mode is safe, is the caller's business (src/pg/keys).
+// line: `name base64(32 bytes)` or `name 64-hex-digits`, the form in which
+// applications keep the key of their own tables; empty lines and lines that
+// begin with # are skipped. The first key seals, all can open. Who reads the
+// file, and whether its mode is safe, is the caller's business (src/pg/keys).
 #pragma once
 
 #include <array>
@@ -28,11 +29,14 @@ struct SealingKey {
   Secret subkey;     // K1 of the C2SP XAES-256-GCM specification, 16 bytes
 };
 
+// Whether a key may have that name: [A-Za-z0-9_.-]{1,63}.
+bool IsKeyName(std::string_view word);
+
 class KeyRing {
  public:
   // Errors: kInvalidArgument naming the line number and what is wrong with it
   // (never its content); kKeyMissing when the text holds no key at all.
-  // Names: [A-Za-z0-9_.-]{1,63}, unique in the ring.
+  // Names are unique in the ring, and so are keys.
   static Result<KeyRing> Parse(std::string_view text);
 
   const SealingKey& primary() const { return keys_.front(); }

@@ -80,12 +80,42 @@ TEST(KeyRing, KeysAreExactly32BytesOfStrictBase64) {
   }
   std::string key = KeyText(1);
   ExpectRefused("a " + key.substr(0, 43), "not valid base64");
-  ExpectRefused("a " + HexEncode(std::string(kKeyBytes, 'k')), "expected 32 bytes in base64, got 48");
   key[5] = '-';
   ExpectRefused("a " + key, "not valid base64");
   key = KeyText(1);
   key[42] = key[42] == 'F' ? 'G' : 'F';  // a bit after the end
   ExpectRefused("a " + key, "not valid base64");
+}
+
+// As `openssl rand -hex 32` and Node applications write it.
+TEST(KeyRing, AKeyMayBe64HexDigits) {
+  const std::string lower = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff";
+  const std::string upper = "000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1EFF";
+  for (const std::string& text : {lower, upper}) {
+    const auto ring = KeyRing::Parse("main " + KeyText(1) + "\napp " + text + "\r\n");
+    ASSERT_TRUE(ring) << ring.error().message;
+    const SealingKey* key = ring->FindByName("app");
+    ASSERT_NE(key, nullptr);
+    EXPECT_EQ(HexEncode(key->key.view()), lower);
+    // Which form it was written in does not matter: the same bytes are the same key.
+    const auto in_base64 = KeyRing::Parse("app " + Base64Encode(key->key.view()));
+    ASSERT_TRUE(in_base64);
+    EXPECT_EQ(in_base64->primary().id, key->id);
+    EXPECT_EQ(in_base64->primary().subkey.view(), key->subkey.view());
+    ExpectRefused("app " + text + "\nb " + Base64Encode(key->key.view()),
+                  "line 2 of the key ring: an earlier line has the same key");
+  }
+}
+
+TEST(KeyRing, HexKeysHaveExactly64Digits) {
+  for (const size_t digits : {1u, 32u, 44u, 62u, 63u, 65u, 128u}) {
+    ExpectRefused("a " + std::string(digits, 'a'),
+                  "expected 32 bytes in base64 or 64 hex digits, got " + std::to_string(digits) + " hex digits");
+  }
+  // One character that is no digit makes it base64, of 48 bytes.
+  ExpectRefused("a " + std::string(63, 'a') + "g", "expected 32 bytes in base64, got 48");
+  ExpectRefused("a 0x" + std::string(64, 'a'), "not valid base64");
+  ExpectRefused("a " + std::string(63, 'a') + ":", "not valid base64");
 }
 
 TEST(KeyRing, ALineIsTwoWords) {
@@ -129,6 +159,18 @@ TEST(KeyRing, ErrorsNeverQuoteTheLine) {
       EXPECT_EQ(said.find(fragment), std::string::npos);
       EXPECT_EQ(said.find(key.substr(30, 8)), std::string::npos);
       EXPECT_EQ(said.find("not-a-real"), std::string::npos);
+    }
+  }
+}
+
+TEST(KeyRing, ErrorsNeverQuoteAHexKey) {
+  const std::string key = HexEncode("not-a-real-key-not-a-real-key-32");
+  for (const std::string& text :
+       {key + " a", "a " + key + "0", "a " + key.substr(1), "a " + key.substr(2) + "xy", "a " + key + "\nb " + key}) {
+    const auto ring = KeyRing::Parse(text);
+    ASSERT_FALSE(ring);
+    for (const std::string& said : {ring.error().message, ring.error().hint}) {
+      EXPECT_EQ(said.find(key.substr(8, 8)), std::string::npos);
     }
   }
 }

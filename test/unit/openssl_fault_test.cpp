@@ -11,6 +11,7 @@
 #include <string>
 
 #include "core/encoding.h"
+#include "core/hex_cipher.h"
 #include "core/sealed_box.h"
 
 namespace {
@@ -154,6 +155,33 @@ TEST(OpensslFault, NoRandomness) {
   EXPECT_EQ(refused.error().code, ErrorCode::kInternal);
   EXPECT_NE(refused.error().message.find("random"), std::string::npos) << refused.error().message;
   EXPECT_TRUE(Seal(ring, kPlace, "fake"));
+}
+
+TEST(OpensslFault, HexCipher) {
+  const KeyRing ring = OneKey(1);
+  EXPECT_GE(FailEachCall([&] {
+              auto sealed = SealHexCipher(ring.primary(), "fake", 16);
+              if (!sealed) return Status(sealed.error());
+              auto opened = OpenHexCipher(ring.primary(), *sealed);
+              if (!opened) return Status(opened.error());
+              EXPECT_EQ(opened->view(), "fake");
+              return Ok();
+            }),
+            10);
+}
+
+TEST(OpensslFault, HexCipherWithoutRandomness) {
+  const KeyRing ring = OneKey(1);
+  constexpr int kMoreThanAPool = 200;
+  no_randomness = true;
+  int sealed = 0;
+  while (sealed < kMoreThanAPool && SealHexCipher(ring.primary(), "fake", 12)) ++sealed;
+  auto refused = SealHexCipher(ring.primary(), "fake", 12);
+  no_randomness = false;
+  EXPECT_LT(sealed, kMoreThanAPool);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kInternal);
+  EXPECT_TRUE(SealHexCipher(ring.primary(), "fake", 12));
 }
 
 TEST(OpensslFault, Sha256) {
