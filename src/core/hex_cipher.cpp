@@ -62,14 +62,14 @@ Result<StoredParts> ParseStored(std::string_view stored) {
   return parts;
 }
 
-Status CheckKey(const SealingKey& key) {
+Status CheckKey(const ApplicationKey& key) {
   if (key.key.size() == kKeyBytes) return Ok();
   return Error{ErrorCode::kInvalidArgument, "aes-256-gcm-hex takes a key of 32 bytes", {}};
 }
 
 // A context that has taken the whole input, so that only the tag is left to do.
 // out is as long as the input.
-Result<CipherContext> Transform(Direction direction, const SealingKey& key, std::string_view iv, std::string_view input,
+Result<CipherContext> Transform(Direction direction, const ApplicationKey& key, std::string_view iv, std::string_view input,
                                 char* out) {
   CipherContext context(EVP_CIPHER_CTX_new());
   const int encrypt = static_cast<int>(direction);
@@ -99,7 +99,7 @@ bool Finish(EVP_CIPHER_CTX* context) {
 }
 
 // Decrypts; what it has written when it fails must not be used.
-Status OpenInto(const SealingKey& key, StoredParts& parts, char* out) {
+Status OpenInto(const ApplicationKey& key, StoredParts& parts, char* out) {
   auto context = Transform(Direction::kOpen, key, {parts.iv.data(), parts.iv_bytes}, parts.ciphertext, out);
   if (!context) return context.error();
   if (EVP_CIPHER_CTX_ctrl(context->get(), EVP_CTRL_AEAD_SET_TAG, kTagBytes, parts.tag.data()) != 1) {
@@ -113,7 +113,7 @@ Status OpenInto(const SealingKey& key, StoredParts& parts, char* out) {
 
 }  // namespace
 
-Result<Secret> OpenHexCipher(const SealingKey& key, std::string_view stored) {
+Result<Secret> OpenHexCipher(const ApplicationKey& key, std::string_view stored) {
   if (Status valid = CheckKey(key); !valid) return valid.error();
   auto parts = ParseStored(stored);
   if (!parts) return parts.error();
@@ -125,7 +125,7 @@ Result<Secret> OpenHexCipher(const SealingKey& key, std::string_view stored) {
   return Secret::TakeFrom(plaintext);
 }
 
-Result<std::string> SealHexCipher(const SealingKey& key, std::string_view plaintext, size_t iv_bytes) {
+Result<std::string> SealHexCipher(const ApplicationKey& key, std::string_view plaintext, size_t iv_bytes) {
   if (Status valid = CheckKey(key); !valid) return valid.error();
   if (iv_bytes < kMinHexCipherIvBytes || iv_bytes > kMaxHexCipherIvBytes) {
     return Error{ErrorCode::kInvalidArgument, "the iv of aes-256-gcm-hex has 12 to 16 bytes", {}};

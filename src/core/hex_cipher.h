@@ -28,11 +28,11 @@ constexpr size_t kMaxHexCipherIvBytes = 16;
 // Errors: kNotAuthentic when it is not of that form (saying which part is wrong),
 // or does not open with that key; kInvalidArgument when the key is not 32 bytes
 // long; kInternal when OpenSSL fails. No message holds anything of the text.
-Result<Secret> OpenHexCipher(const SealingKey& key, std::string_view stored);
+Result<Secret> OpenHexCipher(const ApplicationKey& key, std::string_view stored);
 
 // Errors: kInvalidArgument when iv_bytes is not 12 to 16, the plaintext is longer
 // than kMaxSecretBytes (sealed_box.h) or the key is not 32 bytes long; kInternal.
-Result<std::string> SealHexCipher(const SealingKey& key, std::string_view plaintext, size_t iv_bytes);
+Result<std::string> SealHexCipher(const ApplicationKey& key, std::string_view plaintext, size_t iv_bytes);
 
 // How many bytes the iv of a new text should have, so that the application finds
 // what it is used to: as many as in the stored one, and 16 when that is empty or

@@ -69,14 +69,12 @@ Result<Secret> ComputeSubkey(const Secret& key) {
   return subkey;
 }
 
-Result<SealingKey> MakeKey(std::string_view name, Secret bytes) {
+Result<KeyId> ComputeKeyId(const Secret& bytes) {
   auto digest = HmacSha256(bytes.view(), kIdLabel);
   if (!digest) return digest.error();
-  auto subkey = ComputeSubkey(bytes);
-  if (!subkey) return subkey.error();
-  SealingKey key{std::string(name), {}, std::move(bytes), std::move(*subkey)};
-  std::copy_n(digest->begin(), kKeyIdBytes, key.id.begin());
-  return key;
+  KeyId id{};
+  std::copy_n(digest->begin(), kKeyIdBytes, id.begin());
+  return id;
 }
 
 bool IsHex(std::string_view word) {
@@ -103,15 +101,23 @@ Result<Secret> ParseKeyBytes(std::string_view word, size_t line) {
   return std::move(*bytes);
 }
 
-Result<SealingKey> ParseLine(const std::vector<std::string_view>& words, size_t line) {
-  if (words.size() != 2) {
+Status CheckWords(const std::vector<std::string_view>& words, size_t line) {
+  if (words.size() < 2 || (words.size() > 2 && !IsHex(words[1]))) {
     return LineError(line, "expected a name and a key, got " + std::to_string(words.size()) +
                                (words.size() == 1 ? " word" : " words"));
   }
   if (!IsKeyName(words[0])) return LineError(line, "the name is not 1 to 63 of the characters A-Z a-z 0-9 _ . -");
-  auto bytes = ParseKeyBytes(words[1], line);
-  if (!bytes) return bytes.error();
-  return MakeKey(words[0], std::move(*bytes));
+  return Ok();
+}
+
+template <class Key>
+bool HasName(const std::vector<Key>& keys, std::string_view name) {
+  return std::any_of(keys.begin(), keys.end(), [&](const Key& key) { return key.name == name; });
+}
+
+template <class Key>
+bool HasId(const std::vector<Key>& keys, const KeyId& id) {
+  return std::any_of(keys.begin(), keys.end(), [&](const Key& key) { return key.id == id; });
 }
 
 }  // namespace
@@ -128,17 +134,35 @@ Result<KeyRing> KeyRing::Parse(std::string_view text) {
   for (size_t line = 1; !text.empty(); ++line) {
     const std::vector<std::string_view> words = Words(TakeUntil(text, "\n"));
     if (words.empty() || words[0].front() == '#') continue;
-    auto key = ParseLine(words, line);
-    if (!key) return key.error();
-    if (ring.FindByName(key->name) != nullptr) return LineError(line, "an earlier line has the same name");
-    if (ring.FindById(key->id) != nullptr) return LineError(line, "an earlier line has the same key");
-    ring.keys_.push_back(std::move(*key));
+    if (Status added = ring.Add(words, line); !added) return added.error();
   }
   if (ring.keys_.empty()) {
-    return Error{ErrorCode::kKeyMissing, "the key ring holds no key",
+    return Error{ErrorCode::kKeyMissing,
+                 ring.application_keys_.empty() ? "the key ring holds no key"
+                                                : "the key ring holds keys of applications only, none to seal with",
                  "Make one with: echo \"main $(openssl rand -base64 32)\""};
   }
   return ring;
+}
+
+Status KeyRing::Add(const std::vector<std::string_view>& words, size_t line) {
+  if (Status fine = CheckWords(words, line); !fine) return fine;
+  auto bytes = ParseKeyBytes(words[1], line);
+  if (!bytes) return bytes.error();
+  auto id = ComputeKeyId(*bytes);
+  if (!id) return id.error();
+  if (HasName(keys_, words[0]) || HasName(application_keys_, words[0])) {
+    return LineError(line, "an earlier line has the same name");
+  }
+  if (HasId(keys_, *id) || HasId(application_keys_, *id)) return LineError(line, "an earlier line has the same key");
+  if (IsHex(words[1])) {
+    application_keys_.push_back({std::string(words[0]), *id, std::move(*bytes), {words.begin() + 2, words.end()}});
+    return Ok();
+  }
+  auto subkey = ComputeSubkey(*bytes);
+  if (!subkey) return subkey.error();
+  keys_.push_back({std::string(words[0]), *id, std::move(*bytes), std::move(*subkey)});
+  return Ok();
 }
 
 const SealingKey* KeyRing::FindById(const KeyId& id) const {
@@ -146,9 +170,10 @@ const SealingKey* KeyRing::FindById(const KeyId& id) const {
   return found == keys_.end() ? nullptr : &*found;
 }
 
-const SealingKey* KeyRing::FindByName(std::string_view name) const {
-  const auto found = std::find_if(keys_.begin(), keys_.end(), [&](const SealingKey& key) { return key.name == name; });
-  return found == keys_.end() ? nullptr : &*found;
+const ApplicationKey* KeyRing::FindApplicationKey(std::string_view name) const {
+  const auto found = std::find_if(application_keys_.begin(), application_keys_.end(),
+                                  [&](const ApplicationKey& key) { return key.name == name; });
+  return found == application_keys_.end() ? nullptr : &*found;
 }
 
 std::string KeyIdHex(const KeyId& id) { return HexEncode(BytesOf(id)); }

@@ -1,8 +1,15 @@
 // The keys that seal secrets at rest. A key ring is read from text, one key a
-// line: `name base64(32 bytes)` or `name 64-hex-digits`, the form in which
-// applications keep the key of their own tables; empty lines and lines that
-// begin with # are skipped. The first key seals, all can open. Who reads the
-// file, and whether its mode is safe, is the caller's business (src/pg/keys).
+// line; empty lines and lines that begin with # are skipped:
+//
+//   sealing key     = name base64(32 bytes)
+//   application key = name 64-hex-digits *role
+//
+// The first sealing key seals, all of them open. An application key is the key of
+// an application's own table (hex_cipher.h), in the form in which applications keep
+// theirs; it never seals or opens anything of ours, so that nobody who may use it
+// gets at that. The roles behind it are those that may name it in attach_table,
+// besides superusers. Who reads the file, and whether its mode is safe, is the
+// caller's business (src/pg/keys).
 #pragma once
 
 #include <array>
@@ -29,23 +36,35 @@ struct SealingKey {
   Secret subkey;     // K1 of the C2SP XAES-256-GCM specification, 16 bytes
 };
 
+struct ApplicationKey {
+  std::string name;
+  KeyId id{};
+  Secret key;  // 32 bytes
+  std::vector<std::string> roles;
+};
+
 // Whether a key may have that name: [A-Za-z0-9_.-]{1,63}.
 bool IsKeyName(std::string_view word);
 
 class KeyRing {
  public:
   // Errors: kInvalidArgument naming the line number and what is wrong with it
-  // (never its content); kKeyMissing when the text holds no key at all.
+  // (never its content); kKeyMissing when the text holds no sealing key.
   // Names are unique in the ring, and so are keys.
   static Result<KeyRing> Parse(std::string_view text);
 
   const SealingKey& primary() const { return keys_.front(); }
   const SealingKey* FindById(const KeyId& id) const;
-  const SealingKey* FindByName(std::string_view name) const;
   const std::vector<SealingKey>& keys() const { return keys_; }
 
+  const ApplicationKey* FindApplicationKey(std::string_view name) const;
+  const std::vector<ApplicationKey>& application_keys() const { return application_keys_; }
+
  private:
+  Status Add(const std::vector<std::string_view>& words, size_t line);
+
   std::vector<SealingKey> keys_;
+  std::vector<ApplicationKey> application_keys_;
 };
 
 // 16 lower-case hex digits, for messages and views; not secret.

@@ -24,27 +24,27 @@ std::string FromHex(std::string_view text) {
   return bytes;
 }
 
-// The key "app" of a ring in which it is not the first.
-SealingKey Key(const std::string& hex = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f") {
+// The application key "app" of a ring.
+ApplicationKey Key(const std::string& hex = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f") {
   auto ring = KeyRing::Parse("main " + Base64Encode(std::string(kKeyBytes, 'm')) + "\napp " + hex);
   EXPECT_TRUE(ring);
-  const SealingKey* key = ring->FindByName("app");
-  return SealingKey{key->name, key->id, key->key.Clone(), key->subkey.Clone()};
+  const ApplicationKey* key = ring->FindApplicationKey("app");
+  return ApplicationKey{key->name, key->id, key->key.Clone(), key->roles};
 }
 
-std::string Sealed(const SealingKey& key, std::string_view plaintext, size_t iv_bytes = 16) {
+std::string Sealed(const ApplicationKey& key, std::string_view plaintext, size_t iv_bytes = 16) {
   auto stored = SealHexCipher(key, plaintext, iv_bytes);
   EXPECT_TRUE(stored);
   return stored ? *stored : std::string();
 }
 
-void ExpectOpens(const SealingKey& key, const std::string& stored, std::string_view plaintext) {
+void ExpectOpens(const ApplicationKey& key, const std::string& stored, std::string_view plaintext) {
   const auto opened = OpenHexCipher(key, stored);
   ASSERT_TRUE(opened) << opened.error().message;
   EXPECT_TRUE(opened->Equals(plaintext));
 }
 
-Error OpenFails(const SealingKey& key, const std::string& stored) {
+Error OpenFails(const ApplicationKey& key, const std::string& stored) {
   const auto opened = OpenHexCipher(key, stored);
   EXPECT_FALSE(opened) << "opened";
   return opened ? Error{} : opened.error();
@@ -76,7 +76,7 @@ TEST(HexCipher, OpensWhatNodeWrote) {
 }
 
 TEST(HexCipher, WhatIsSealedOpens) {
-  const SealingKey key = Key();
+  const ApplicationKey key = Key();
   for (const size_t iv_bytes : {12u, 13u, 14u, 15u, 16u}) {
     for (const size_t size : {size_t{0}, size_t{1}, size_t{15}, size_t{16}, size_t{17}, size_t{200}, size_t{1} << 20}) {
       std::string plaintext(size, '\0');
@@ -93,7 +93,7 @@ TEST(HexCipher, WhatIsSealedOpens) {
 }
 
 TEST(HexCipher, NoIvComesTwice) {
-  const SealingKey key = Key();
+  const ApplicationKey key = Key();
   constexpr size_t kSeals = 1000;
   std::set<std::string> ivs;
   for (size_t i = 0; i < kSeals; ++i) ivs.insert(Sealed(key, "", 12).substr(0, 24));
@@ -101,7 +101,7 @@ TEST(HexCipher, NoIvComesTwice) {
 }
 
 TEST(HexCipher, AChangeOfAnyDigitIsNoticed) {
-  const SealingKey key = Key();
+  const ApplicationKey key = Key();
   for (const size_t iv_bytes : {12u, 16u}) {
     const std::string stored = Sealed(key, "fake-access-token", iv_bytes);
     for (size_t at = 0; at < stored.size(); ++at) {
@@ -117,7 +117,7 @@ TEST(HexCipher, AChangeOfAnyDigitIsNoticed) {
 }
 
 TEST(HexCipher, AnIvDoesNotGoWithAnotherTagOrCiphertext) {
-  const SealingKey key = Key();
+  const ApplicationKey key = Key();
   const std::string one = Sealed(key, "fake-one");
   const std::string two = Sealed(key, "fake-two");
   EXPECT_EQ(OpenFails(key, one.substr(0, 33) + two.substr(33)).code, ErrorCode::kNotAuthentic);
@@ -158,7 +158,7 @@ TEST(HexCipher, WhatIsNotOfTheFormIsRefusedAndSaysWhy) {
       {iv + ":" + tag + ":00", "does not open"},
       {iv + ":" + tag + ":", "does not open"},
   };
-  const SealingKey key = Key();
+  const ApplicationKey key = Key();
   for (const Case& c : cases) {
     const Error error = OpenFails(key, c.stored);
     EXPECT_EQ(error.code, ErrorCode::kNotAuthentic) << c.why;
@@ -174,7 +174,7 @@ TEST(HexCipher, AnotherKeyDoesNotOpenIt) {
 }
 
 TEST(HexCipher, ErrorsNeverQuoteTheStoredText) {
-  const SealingKey key = Key();
+  const ApplicationKey key = Key();
   const std::string stored = Sealed(key, "fake-access-token");
   for (const std::string& text : {stored.substr(0, 80), stored + "0", stored.substr(1), "x" + stored.substr(1),
                                   stored.substr(0, 65), std::string("fake-access-token"), stored + "00"}) {
@@ -187,7 +187,7 @@ TEST(HexCipher, ErrorsNeverQuoteTheStoredText) {
 }
 
 TEST(HexCipher, IvsAreOf12To16Bytes) {
-  const SealingKey key = Key();
+  const ApplicationKey key = Key();
   for (const size_t iv_bytes : {size_t{0}, size_t{11}, size_t{17}, size_t{24}, SIZE_MAX}) {
     const auto stored = SealHexCipher(key, "fake", iv_bytes);
     ASSERT_FALSE(stored) << iv_bytes;
@@ -196,7 +196,7 @@ TEST(HexCipher, IvsAreOf12To16Bytes) {
 }
 
 TEST(HexCipher, LargerThanTheLimitIsRefused) {
-  const SealingKey key = Key();
+  const ApplicationKey key = Key();
   std::string plaintext(kMaxSecretBytes, 'x');
   ExpectOpens(key, Sealed(key, plaintext), plaintext);
   plaintext += 'x';
@@ -206,7 +206,7 @@ TEST(HexCipher, LargerThanTheLimitIsRefused) {
 }
 
 TEST(HexCipher, AKeyThatIsNoneIsRefused) {
-  const SealingKey none{};
+  const ApplicationKey none{};
   EXPECT_EQ(OpenFails(none, Sealed(Key(), "fake")).code, ErrorCode::kInvalidArgument);
   EXPECT_EQ(SealHexCipher(none, "fake", 16).error().code, ErrorCode::kInvalidArgument);
 }

@@ -24,10 +24,7 @@ TEST(KeyRing, FirstKeyIsPrimaryAndAllAreFound) {
   ASSERT_EQ(ring->keys().size(), 2u);
   EXPECT_EQ(ring->primary().name, "new");
   EXPECT_EQ(ring->primary().key.view(), std::string(kKeyBytes, 2));
-  EXPECT_EQ(ring->FindByName("old"), &ring->keys()[1]);
   EXPECT_EQ(ring->FindById(ring->keys()[1].id), &ring->keys()[1]);
-  EXPECT_EQ(ring->FindByName("ol"), nullptr);
-  EXPECT_EQ(ring->FindByName(""), nullptr);
   EXPECT_EQ(ring->FindById(KeyId{}), nullptr);
 }
 
@@ -88,23 +85,41 @@ TEST(KeyRing, KeysAreExactly32BytesOfStrictBase64) {
 }
 
 // As `openssl rand -hex 32` and Node applications write it.
-TEST(KeyRing, AKeyMayBe64HexDigits) {
+TEST(KeyRing, AnApplicationKeyIs64HexDigits) {
   const std::string lower = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1eff";
   const std::string upper = "000102030405060708090A0B0C0D0E0F101112131415161718191A1B1C1D1EFF";
   for (const std::string& text : {lower, upper}) {
     const auto ring = KeyRing::Parse("main " + KeyText(1) + "\napp " + text + "\r\n");
     ASSERT_TRUE(ring) << ring.error().message;
-    const SealingKey* key = ring->FindByName("app");
+    const ApplicationKey* key = ring->FindApplicationKey("app");
     ASSERT_NE(key, nullptr);
     EXPECT_EQ(HexEncode(key->key.view()), lower);
+    EXPECT_TRUE(key->roles.empty());
+    // It is not among the keys that seal and open what is ours, wherever its line stands.
+    EXPECT_EQ(ring->keys().size(), 1u);
+    EXPECT_EQ(ring->FindById(key->id), nullptr);
+    EXPECT_EQ(ring->FindApplicationKey("main"), nullptr);
+    const auto first = KeyRing::Parse("app " + text + "\nmain " + KeyText(1));
+    ASSERT_TRUE(first);
+    EXPECT_EQ(first->primary().name, "main");
     // Which form it was written in does not matter: the same bytes are the same key.
-    const auto in_base64 = KeyRing::Parse("app " + Base64Encode(key->key.view()));
-    ASSERT_TRUE(in_base64);
-    EXPECT_EQ(in_base64->primary().id, key->id);
-    EXPECT_EQ(in_base64->primary().subkey.view(), key->subkey.view());
     ExpectRefused("app " + text + "\nb " + Base64Encode(key->key.view()),
                   "line 2 of the key ring: an earlier line has the same key");
+    ExpectRefused("app " + KeyText(1) + "\napp " + text, "line 2 of the key ring: an earlier line has the same name");
   }
+}
+
+TEST(KeyRing, RolesMayFollowAnApplicationKey) {
+  const auto ring = KeyRing::Parse("main " + KeyText(1) + "\napp " + std::string(64, 'a') + " web\tbatch \n");
+  ASSERT_TRUE(ring) << ring.error().message;
+  EXPECT_EQ(ring->FindApplicationKey("app")->roles, (std::vector<std::string>{"web", "batch"}));
+}
+
+TEST(KeyRing, ApplicationKeysAloneSealNothing) {
+  const auto ring = KeyRing::Parse("app " + std::string(64, 'a'));
+  ASSERT_FALSE(ring);
+  EXPECT_EQ(ring.error().code, ErrorCode::kKeyMissing);
+  EXPECT_NE(ring.error().message.find("none to seal with"), std::string::npos);
 }
 
 TEST(KeyRing, HexKeysHaveExactly64Digits) {
@@ -166,7 +181,7 @@ TEST(KeyRing, ErrorsNeverQuoteTheLine) {
 TEST(KeyRing, ErrorsNeverQuoteAHexKey) {
   const std::string key = HexEncode("not-a-real-key-not-a-real-key-32");
   for (const std::string& text :
-       {key + " a", "a " + key + "0", "a " + key.substr(1), "a " + key.substr(2) + "xy", "a " + key + "\nb " + key}) {
+       {key + " a", "a b " + key, "a " + key + "0", "a " + key.substr(1), "a " + key.substr(2) + "xy", "a " + key + "\nb " + key}) {
     const auto ring = KeyRing::Parse(text);
     ASSERT_FALSE(ring);
     for (const std::string& said : {ring.error().message, ring.error().hint}) {

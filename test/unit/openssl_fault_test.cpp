@@ -158,11 +158,11 @@ TEST(OpensslFault, NoRandomness) {
 }
 
 TEST(OpensslFault, HexCipher) {
-  const KeyRing ring = OneKey(1);
+  const ApplicationKey key{"app", {}, Secret(std::string(kKeyBytes, 'k')), {}};
   EXPECT_GE(FailEachCall([&] {
-              auto sealed = SealHexCipher(ring.primary(), "fake", 16);
+              auto sealed = SealHexCipher(key, "fake", 16);
               if (!sealed) return Status(sealed.error());
-              auto opened = OpenHexCipher(ring.primary(), *sealed);
+              auto opened = OpenHexCipher(key, *sealed);
               if (!opened) return Status(opened.error());
               EXPECT_EQ(opened->view(), "fake");
               return Ok();
@@ -171,17 +171,17 @@ TEST(OpensslFault, HexCipher) {
 }
 
 TEST(OpensslFault, HexCipherWithoutRandomness) {
-  const KeyRing ring = OneKey(1);
+  const ApplicationKey key{"app", {}, Secret(std::string(kKeyBytes, 'k')), {}};
   constexpr int kMoreThanAPool = 200;
   no_randomness = true;
   int sealed = 0;
-  while (sealed < kMoreThanAPool && SealHexCipher(ring.primary(), "fake", 12)) ++sealed;
-  auto refused = SealHexCipher(ring.primary(), "fake", 12);
+  while (sealed < kMoreThanAPool && SealHexCipher(key, "fake", 12)) ++sealed;
+  auto refused = SealHexCipher(key, "fake", 12);
   no_randomness = false;
   EXPECT_LT(sealed, kMoreThanAPool);
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kInternal);
-  EXPECT_TRUE(SealHexCipher(ring.primary(), "fake", 12));
+  EXPECT_TRUE(SealHexCipher(key, "fake", 12));
 }
 
 TEST(OpensslFault, Sha256) {
