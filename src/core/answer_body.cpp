@@ -1,16 +1,18 @@
 #include "core/answer_body.h"
 
-#include <optional>
 #include <utility>
 
 #include "core/ascii.h"
 #include "core/http.h"
+#include "core/tolerant_json.h"
 #include "core/utf8.h"
 
 namespace token_refresh {
 namespace {
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+// What some put in front of JSON, so that a browser cannot be made to run it as a script.
+constexpr std::string_view kScriptGuard = ")]}'";
 constexpr size_t kMaxFormName = 64;
 
 SecretString ReplaceInvalidUtf8(std::string_view text) {
@@ -25,11 +27,10 @@ SecretString ReplaceInvalidUtf8(std::string_view text) {
 }
 
 AnswerBody ReadJson(std::string_view text) {
-  std::optional<SecretJson> parsed = ParseSecretJson(text);
-  if (!parsed.has_value() && !IsUtf8(text)) parsed = ParseSecretJson(ReplaceInvalidUtf8(text));
-  if (!parsed.has_value() && IsNestedTooDeep(text)) return {BodyKind::kTooDeep, {}};
-  if (!parsed.has_value() || !parsed->is_object()) return {BodyKind::kUnreadable, {}};
-  return {BodyKind::kObject, *std::move(parsed)};
+  if (IsNestedTooDeep(text)) return {BodyKind::kTooDeep, {}};
+  TolerantJson read = ReadTolerantJson(text);
+  if (read.whole) return {BodyKind::kObject, std::move(read.value)};
+  return {read.value.empty() ? BodyKind::kUnreadable : BodyKind::kDamaged, std::move(read.value)};
 }
 
 // An undecodable escape stays as it is, like in a browser.
@@ -82,7 +83,12 @@ AnswerBody ReadForm(std::string_view text) {
 AnswerBody ReadAnswerBody(std::string_view body) {
   if (body.size() > kMaxResponseBytes) return {BodyKind::kTooLarge, {}};
   if (body.starts_with(kByteOrderMark)) body.remove_prefix(kByteOrderMark.size());
-  const std::string_view text = TrimAsciiSpace(body);
+  std::string_view text = TrimAsciiSpace(body);
+  if (text.starts_with(kScriptGuard)) {
+    text.remove_prefix(kScriptGuard.size());
+    if (text.starts_with(',')) text.remove_prefix(1);
+    text = TrimAsciiSpace(text);
+  }
   if (text.empty()) return {BodyKind::kEmpty, {}};
   if (text.front() == '<') return {BodyKind::kMarkup, {}};
   if (text.front() == '{') return ReadJson(text);

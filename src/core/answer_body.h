@@ -12,6 +12,7 @@ enum class BodyKind {
   kObject,  // fields holds it; the values of a form are strings
   kEmpty,
   kMarkup,      // HTML or XML: nothing that a token endpoint says
+  kDamaged,     // JSON that breaks off or makes no sense from somewhere on; fields holds what stands before
   kTooDeep,     // nested deeper than kMaxJsonDepth
   kTooLarge,    // beyond kMaxResponseBytes
   kUnreadable,  // anything else
@@ -23,7 +24,8 @@ struct AnswerBody {
 };
 
 // Bytes that are not UTF-8 are read as U+FFFD, so that a name in another
-// encoding does not cost the tokens that stand beside it.
+// encoding does not cost the tokens that stand beside it. JSON is read as tolerantly
+// as ReadTolerantJson does, also behind a byte order mark or a script guard.
 AnswerBody ReadAnswerBody(std::string_view body);
 
 }  // namespace token_refresh

@@ -143,6 +143,8 @@ std::string_view BodyComplaint(BodyKind kind) {
       return "the answer is empty";
     case BodyKind::kMarkup:
       return "the answer is a page of HTML or XML";
+    case BodyKind::kDamaged:
+      return "the answer is damaged JSON";
     case BodyKind::kTooDeep:
       return "the answer is nested too deep";
     case BodyKind::kTooLarge:

@@ -19,8 +19,8 @@ Outcome StartOutcome(Claim claim, Micros now) {
 }
 
 // Whether the provider may have used up the refresh token without our learning the answer.
-bool AnswerMayBeLost(const HttpResponse& response) {
-  return response.failure == TransportFailure::kMaybeHandled || response.failure == TransportFailure::kTooLarge ||
+bool AnswerMayBeLost(const FailedAnswer& answer, const HttpResponse& response) {
+  return answer.unread_success || response.failure == TransportFailure::kMaybeHandled || response.failure == TransportFailure::kTooLarge ||
          response.resent;
 }
 
@@ -33,8 +33,12 @@ bool IsUrgent(const Claim& claim, Micros now) {
 }
 
 Micros TransientDelay(const Outcome& outcome, const AnswerContext& context) {
-  const Micros delay = BackoffDelay(outcome.attempts, IsUrgent(outcome.claim, context.now),
-                                    context.provider.options.max_attempt_delay, context.jitter);
+  const ProviderOptions& options = context.provider.options;
+  Micros delay = BackoffDelay(outcome.attempts, IsUrgent(outcome.claim, context.now), options.max_attempt_delay,
+                              context.jitter);
+  // For so long only is the lost answer to be had again.
+  const bool just_lost = outcome.lost_response && !outcome.claim.lost_response;
+  if (just_lost && options.replay_window) delay = std::min(delay, *options.replay_window / 2);
   return std::max<Micros>(delay, outcome.failure->retry_after_us.value_or(0));
 }
 
@@ -102,13 +106,17 @@ Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& cont
   return outcome;
 }
 
-Outcome FailedOutcome(Claim claim, Failure failure, const HttpResponse& response, const AnswerContext& context) {
+Outcome FailedOutcome(Claim claim, FailedAnswer answer, const HttpResponse& response, const AnswerContext& context) {
   Outcome outcome = StartOutcome(std::move(claim), context.now);
-  const bool lost_now = AnswerMayBeLost(response);
-  failure.failure = Judge(failure.failure, outcome.lost_response || lost_now);
-  outcome.lost_response = outcome.lost_response || lost_now;
-  outcome.failure = std::move(failure);
+  const bool lost_now = AnswerMayBeLost(answer, response);
+  answer.failure.failure = Judge(answer.failure.failure, outcome.lost_response || lost_now);
+  outcome.lost_response = answer.refresh_token.empty() && (outcome.lost_response || lost_now);
+  outcome.failure = std::move(answer.failure);
   outcome.duration = response.duration;
+  if (!answer.refresh_token.empty() && !answer.refresh_token.Equals(outcome.claim.refresh_token.view())) {
+    outcome.rotated_refresh_token = std::move(answer.refresh_token);
+    if (answer.refresh_expires_in) outcome.refresh_expires_at = context.now + *answer.refresh_expires_in;
+  }
   PlanNextTry(outcome, context);
   return outcome;
 }

@@ -38,9 +38,10 @@ struct AnswerContext {
 // The answer was read as tokens.
 Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& context);
 
-// The answer, or the lack of one, was read as failure. transport says what became of the request.
-// A dead grant becomes kLostResponse when an answer may have been lost before.
-Outcome FailedOutcome(Claim claim, Failure failure, const HttpResponse& response, const AnswerContext& context);
+// The answer, or the lack of one, was read as failure. response says what became of the request.
+// A dead grant becomes kLostResponse when an answer may have been lost before. A refresh token in the
+// answer is kept, and settles what may have been lost.
+Outcome FailedOutcome(Claim claim, FailedAnswer answer, const HttpResponse& response, const AnswerContext& context);
 
 // Nothing was asked: the claim is given back as it was.
 Outcome ReleasedOutcome(Claim claim, Micros now);

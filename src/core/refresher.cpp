@@ -111,13 +111,13 @@ void Refresher::Impl::TakeAnswer(InFlight flight, const HttpResponse& response) 
 
   std::vector<std::string_view> sent = {flight.claim.refresh_token.view()};
   if (!provider.client_secret.empty()) sent.push_back(provider.client_secret.view());
-  std::variant<TokenSet, Failure> answer = ReadTokenResponse(provider, response, sent, now);
+  std::variant<TokenSet, FailedAnswer> answer = ReadTokenResponse(provider, response, sent, now);
 
   const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
   TokenSet* tokens = std::get_if<TokenSet>(&answer);
   Outcome outcome = tokens != nullptr ? RefreshedOutcome(std::move(flight.claim), std::move(*tokens), context)
                                       : FailedOutcome(std::move(flight.claim),
-                                                      std::move(*std::get_if<Failure>(&answer)), response, context);
+                                                      std::move(*std::get_if<FailedAnswer>(&answer)), response, context);
   outcome.duration = response.duration;
   JudgeProvider(flight, outcome);
   outbox.Add(std::move(outcome));
@@ -157,12 +157,14 @@ void Refresher::Impl::Count(const Outcome& outcome, SaveVerdict verdict) {
   if (outcome.released) return;
   if (verdict == SaveVerdict::kSuperseded || verdict == SaveVerdict::kGone) {
     counters.superseded++;
-  } else if (outcome.tokens) {
+    return;
+  }
+  if (outcome.tokens) {
     counters.refreshed++;
-    if (verdict == SaveVerdict::kParked) counters.parked++;
   } else {
     counters.failed++;
   }
+  if (verdict == SaveVerdict::kParked) counters.parked++;
 }
 
 // ---- when to wake up

@@ -87,17 +87,25 @@ struct Outcome {
   Claim claim;
   std::optional<TokenSet> tokens;  // set: refreshed
   std::optional<Failure> failure;  // set: not refreshed
+  // With a failure: the provider has replaced the refresh token all the same. It is to be stored, or parked,
+  // in place of the one that was claimed; the access token and what belongs to it stay. Empty: it has not.
+  Secret rotated_refresh_token;
   // Nothing was asked of the provider: the claim is given back. Only the journal note goes away; the row
   // stays as it was (the fields below repeat it), there is nothing to audit, and the verdict is kSaved.
   // Neither tokens nor failure is set.
   bool released = false;
   Micros answered_at = 0;
   std::optional<Micros> expires_at;          // of the new access token, when tokens is set
-  std::optional<Micros> refresh_expires_at;
+  std::optional<Micros> refresh_expires_at;  // of the new refresh token
   std::optional<Micros> due_at;    // next; nothing: never
   int32_t attempts = 0;            // to be stored
   bool lost_response = false;      // to be stored
   Micros duration = 0;             // of the request
+
+  // Whether the provider gave anything that must not be lost.
+  bool HasNewTokens() const { return tokens.has_value() || !rotated_refresh_token.empty(); }
+  // Empty: the stored one stays.
+  const Secret& NewRefreshToken() const { return tokens ? tokens->refresh_token : rotated_refresh_token; }
 };
 
 enum class SaveVerdict {

@@ -9,7 +9,9 @@
 namespace token_refresh {
 namespace {
 
-bool IsSuccess(int status) { return status == 200 || status == 201; }
+constexpr std::string_view kRefreshTokenKept = "; its refresh token is kept";
+
+bool IsSuccess(int status) { return status / 100 == 2; }
 
 bool IsRedirect(int status) { return status / 100 == 3; }
 
@@ -22,10 +24,7 @@ Failure TransportFailed(const HttpResponse& response, const std::vector<std::str
 // What keeps an answer with a success status from being one; empty: nothing.
 std::string_view FindDefect(const SecretJson& answer) {
   const SecretJson* access_token = FindPresent(answer, "access_token");
-  if (access_token == nullptr) {
-    return FindPresent(answer, "refresh_token") == nullptr ? "the answer holds no access token"
-                                                           : "the answer holds a refresh token but no access token";
-  }
+  if (access_token == nullptr) return "the answer holds no access token";
   const std::optional<std::string_view> text = TextOf(*access_token);
   if (!text.has_value()) return "the access token in the answer is not text";
   if (text->empty()) return "the access token in the answer is empty";
@@ -50,30 +49,57 @@ Secret ReadRefreshToken(const SecretJson& answer, TokenSet& tokens) {
   return Secret(*text);
 }
 
-TokenSet ReadTokens(const Provider& provider, const SecretJson& answer) {
+// Whatever tokens are there; an access token that has a defect is left out.
+TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, bool has_access_token) {
+  const SecretJson& answer = body.fields;
   TokenSet tokens;
-  tokens.access_token = Secret(TextOf(*FindMember(answer, "access_token")).value_or(std::string_view()));
+  if (has_access_token) tokens.access_token = Secret(*TextOf(*FindMember(answer, "access_token")));
   if (!provider.options.keep_refresh_token) tokens.refresh_token = ReadRefreshToken(answer, tokens);
   ReadTokenDetails(answer, tokens);
   if (SaysError(answer)) tokens.warnings.push_back("the answer holds an access token and an error; the token counts");
+  if (body.kind == BodyKind::kDamaged) tokens.warnings.push_back("the answer is damaged JSON; what can be read counts");
   return tokens;
+}
+
+// Of a damaged answer the refresh token has to be among what can be read, or it may be lost with the rest.
+bool IsComplete(const Provider& provider, const AnswerBody& body, const TokenSet& tokens) {
+  if (tokens.access_token.empty()) return false;
+  if (body.kind == BodyKind::kObject) return true;
+  return provider.options.keep_refresh_token || !tokens.refresh_token.empty();
+}
+
+// failure has been judged; tokens are what was found beside it.
+FailedAnswer FailedSuccess(Failure failure, const AnswerBody& body, TokenSet tokens) {
+  FailedAnswer failed{std::move(failure), {}, {}, false};
+  // What says that it failed has replaced nothing, whatever it quotes.
+  if (failed.failure.failure != FailureClass::kTransient || SaysError(body.fields)) return failed;
+  failed.unread_success = tokens.refresh_token.empty();
+  if (failed.unread_success) return failed;
+  failed.refresh_token = std::move(tokens.refresh_token);
+  failed.refresh_expires_in = tokens.refresh_expires_in;
+  std::string& message = failed.failure.message;
+  if (message.size() + kRefreshTokenKept.size() <= kMaxFailureMessage) message += kRefreshTokenKept;
+  return failed;
 }
 
 }  // namespace
 
-std::variant<TokenSet, Failure> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
-                                                  const std::vector<std::string_view>& sent, Micros now) {
-  if (response.failure != TransportFailure::kNone) return TransportFailed(response, sent);
+std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
+                                                       const std::vector<std::string_view>& sent, Micros now) {
+  if (response.failure != TransportFailure::kNone) return FailedAnswer{TransportFailed(response, sent), {}, {}, false};
   if (IsRedirect(response.status)) {
-    return Failure{FailureClass::kTransient, "HTTP " + std::to_string(response.status) + ": redirect refused", {}};
+    std::string message = "HTTP " + std::to_string(response.status) + ": redirect refused";
+    return FailedAnswer{{FailureClass::kTransient, std::move(message), {}}, {}, {}, false};
   }
   const AnswerBody body = ReadAnswerBody(response.body.view());
-  std::string_view complaint = "not an answer that a token endpoint gives";
-  if (IsSuccess(response.status) && body.kind == BodyKind::kObject) {
-    complaint = FindDefect(body.fields);
-    if (complaint.empty()) return ReadTokens(provider, body.fields);
+  if (!IsSuccess(response.status)) {
+    constexpr std::string_view kComplaint = "not an answer that a token endpoint gives";
+    return FailedAnswer{ReadFailure(provider, response, body, kComplaint, sent, now), {}, {}, false};
   }
-  return ReadFailure(provider, response, body, complaint, sent, now);
+  const std::string_view defect = FindDefect(body.fields);
+  TokenSet tokens = ReadTokens(provider, body, defect.empty());
+  if (IsComplete(provider, body, tokens)) return tokens;
+  return FailedSuccess(ReadFailure(provider, response, body, defect, sent, now), body, std::move(tokens));
 }
 
 }  // namespace token_refresh

@@ -30,13 +30,24 @@ struct TokenSet {
   std::vector<std::string> warnings;         // odd things worth an audit event; no secret
 };
 
+// An answer that gives no access token, or the lack of an answer.
+struct FailedAnswer {
+  Failure failure;
+  // It gives a refresh token all the same, without saying that anything failed: from now on this is the one
+  // to present. Empty: none, or none that can be trusted.
+  Secret refresh_token;
+  std::optional<Micros> refresh_expires_in;  // of refresh_token
+  // A success, as its status says, that could not be read: the provider may have replaced the refresh token.
+  bool unread_success = false;
+};
+
 // An expiry beyond this is clamped to it (ten years).
 constexpr Micros kMaxLifetime = 3650 * kDay;
 
-// sent are the secrets of the request, scrubbed from whatever is reported.
-// now is for an HTTP-date in Retry-After.
-std::variant<TokenSet, Failure> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
-                                                  const std::vector<std::string_view>& sent, Micros now);
+// Any status of 2xx is a success. sent are the secrets of the request, scrubbed from whatever is
+// reported. now is for an HTTP-date in Retry-After.
+std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
+                                                       const std::vector<std::string_view>& sent, Micros now);
 
 // A token_response that an application hands to store_credential: the JSON object
 // a token endpoint gave it, optionally with expires_at (ISO 8601 text with zone, or epoch

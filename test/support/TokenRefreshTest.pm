@@ -236,9 +236,12 @@ sub url { return $_[0]{url}; }
 sub call
 {
     my ($self, $method, $path, $body, $accepted) = @_;
-    my %content = defined $body
-        ? (content => TokenRefreshTest::json($body), headers => { 'Content-Type' => 'application/json' })
-        : ();
+    my %content;
+    if (defined $body)
+    {
+        utf8::encode(my $json = TokenRefreshTest::json($body));
+        %content = (content => $json, headers => { 'Content-Type' => 'application/json' });
+    }
     my $answer = $self->{http}->request($method, "$self->{url}$path", \%content);
     die "$method $path: $answer->{status} $answer->{content}" unless $answer->{success};
     return JSON::PP->new->decode($answer->{content});

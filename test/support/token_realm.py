@@ -36,6 +36,7 @@ FAULT_KINDS = {
     "reset",  # TCP reset
     "close",  # connection closed without an answer
     "raw",  # body is everything that is sent
+    "reword",  # what is answered, in other words: status, and body with <access_token> and <refresh_token> filled in
     "hang_after",  # half an answer, then nothing until /release
     "invalid_grant",
     "invalid_client",
@@ -174,7 +175,7 @@ class Realm:
         if fault["count"] > 0:
             fault["count"] -= 1
         self.counters["faults"] += 1
-        return {**fault, "when": fault["when"] or ("after" if fault["kind"] == "hang_after" else "before")}
+        return {**fault, "when": fault["when"] or ("after" if fault["kind"] in ("hang_after", "reword") else "before")}
 
     def hold(self, when):
         with self.changed:

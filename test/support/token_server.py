@@ -69,6 +69,17 @@ def fault_answer(fault, form, client):
     return fault["status"] or status, {**default_headers, **headers}, default_body if body is None else body
 
 
+def reworded(fault, answer):
+    """The answer to a refresh as the fault wants it worded; a refusal stays as it is."""
+    status, headers, body = answer
+    if status != 200:
+        return answer
+    text = fault["body"] or ""
+    for name, value in json.loads(body).items():
+        text = text.replace(f"<{name}>", str(value))
+    return fault["status"] or status, {**headers, **fault["headers"]}, text
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -158,6 +169,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(*answer)
         elif fault["kind"] in ("reset", "close", "raw"):
             self.break_connection(fault)
+        elif fault["kind"] == "reword":
+            self.answer(*reworded(fault, answer))
         else:
             self.answer(*fault_answer(fault, form, client))
 

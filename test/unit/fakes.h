@@ -252,6 +252,7 @@ class FakeStore : public Store {
 
   SaveVerdict SaveOne(Micros now, const Outcome& outcome) {
     EXPECT_EQ(1, outcome.tokens.has_value() + outcome.failure.has_value() + outcome.released);
+    EXPECT_TRUE(outcome.failure || outcome.rotated_refresh_token.empty());
     const int64_t id = outcome.claim.schedule_id;
     EXPECT_TRUE(journal.contains(id)) << "saved without a claim: " << id;
     const auto found = rows.find(id);
@@ -262,7 +263,7 @@ class FakeStore : public Store {
     if (outcome.released) return SaveVerdict::kSaved;
     const bool same_token = Sealed(row.refresh_token) == outcome.claim.stored_refresh_token;
     if (!same_token || row.generation != outcome.claim.generation) return SaveVerdict::kSuperseded;
-    return outcome.tokens ? WriteTokens(now, outcome, row) : WriteFailure(outcome, row);
+    return outcome.tokens ? WriteTokens(now, outcome, row) : WriteFailure(now, outcome, row);
   }
 
   SaveVerdict WriteTokens(Micros now, const Outcome& outcome, Row& row) {
@@ -289,7 +290,7 @@ class FakeStore : public Store {
     return SaveVerdict::kSaved;
   }
 
-  static SaveVerdict WriteFailure(const Outcome& outcome, Row& row) {
+  static SaveVerdict WriteFailure(Micros now, const Outcome& outcome, Row& row) {
     const FailureClass failure = outcome.failure->failure;
     row.failure = failure;
     row.message = outcome.failure->message;
@@ -298,6 +299,14 @@ class FakeStore : public Store {
     row.lost_response = outcome.lost_response;
     if (failure == FailureClass::kReauth || failure == FailureClass::kLostResponse) row.status = "needs_reauth";
     if (failure == FailureClass::kClientConfig) row.status = "error";
+    if (outcome.rotated_refresh_token.empty()) return SaveVerdict::kSaved;
+    if (row.rejects_writes) {
+      row.parked_refresh_token = outcome.rotated_refresh_token.view();
+      row.parked_due_at = outcome.due_at;
+      row.due_at = now + 2 * kSecond;
+      return SaveVerdict::kParked;
+    }
+    row.refresh_token = outcome.rotated_refresh_token.view();
     return SaveVerdict::kSaved;
   }
 

@@ -33,7 +33,13 @@ Outcome Failed(FailureClass failure, Claim claim = MakeClaim(), const Provider& 
                TransportFailure transport = TransportFailure::kNone, std::optional<Micros> retry_after = {}) {
   HttpResponse response;
   response.failure = transport;
-  return FailedOutcome(std::move(claim), {failure, "why", retry_after}, response, Context(provider));
+  return FailedOutcome(std::move(claim), {{failure, "why", retry_after}, {}, {}, false}, response, Context(provider));
+}
+
+// A success, as its status says, that gave refresh_token alone; empty: that could not be read.
+Outcome WithoutAccessToken(std::string_view refresh_token, Claim claim = MakeClaim(), const Provider& provider = {}) {
+  FailedAnswer answer{{FailureClass::kTransient, "why", {}}, Secret(refresh_token), {}, refresh_token.empty()};
+  return FailedOutcome(std::move(claim), std::move(answer), {}, Context(provider));
 }
 
 TEST(RefreshedOutcomeTest, PlansTheNextRefreshBeforeTheExpiry) {
@@ -134,8 +140,57 @@ TEST(FailedOutcomeTest, DeadAfterALostAnswerSaysSo) {
 
   HttpResponse resent;
   resent.resent = true;
-  const Outcome now = FailedOutcome(MakeClaim(), {FailureClass::kReauth, "why", {}}, resent, Context({}));
+  const Outcome now = FailedOutcome(MakeClaim(), {{FailureClass::kReauth, "why", {}}, {}, {}, false}, resent, Context({}));
   EXPECT_EQ(now.failure->failure, FailureClass::kLostResponse);
+}
+
+TEST(FailedOutcomeTest, KeepsARotatedRefreshToken) {
+  Claim claim = MakeClaim();
+  claim.refresh_token = Secret("fake-sent");
+  claim.lost_response = true;
+  FailedAnswer answer{{FailureClass::kTransient, "why", {}}, Secret("fake-rotated"), kDay, false};
+  const Outcome outcome = FailedOutcome(std::move(claim), std::move(answer), {}, Context({}));
+  EXPECT_EQ(outcome.rotated_refresh_token.view(), "fake-rotated");
+  EXPECT_EQ(outcome.refresh_expires_at, kNow + kDay);
+  EXPECT_FALSE(outcome.tokens.has_value());
+  ASSERT_TRUE(outcome.failure.has_value());
+  EXPECT_EQ(outcome.attempts, 3);
+  EXPECT_EQ(outcome.due_at, kNow + 4 * kSecond);
+  EXPECT_FALSE(outcome.lost_response) << "this answer settles what was lost before";
+}
+
+TEST(FailedOutcomeTest, TheSameRefreshTokenIsNoRotation) {
+  Claim claim = MakeClaim();
+  claim.refresh_token = Secret("fake-sent");
+  const Outcome outcome = WithoutAccessToken("fake-sent", std::move(claim));
+  EXPECT_TRUE(outcome.rotated_refresh_token.empty());
+  EXPECT_FALSE(outcome.lost_response);
+}
+
+TEST(FailedOutcomeTest, ASuccessThatCouldNotBeReadIsALostAnswer) {
+  const Outcome outcome = WithoutAccessToken("");
+  EXPECT_EQ(outcome.failure->failure, FailureClass::kTransient);
+  EXPECT_TRUE(outcome.lost_response);
+}
+
+TEST(FailedOutcomeTest, ALostAnswerIsAskedForWithinTheReplayWindow) {
+  Provider provider;
+  provider.options.replay_window = 30 * kSecond;
+  const auto claim = [](bool lost_before) {
+    Claim tired = MakeClaim();
+    tired.attempts = 20;
+    tired.lost_response = lost_before;
+    return tired;
+  };
+  EXPECT_EQ(WithoutAccessToken("", claim(false)).due_at, kNow + 5 * kMinute);
+  EXPECT_EQ(WithoutAccessToken("", claim(false), provider).due_at, kNow + 15 * kSecond);
+  EXPECT_EQ(Failed(FailureClass::kTransient, claim(false), provider, TransportFailure::kMaybeHandled).due_at,
+            kNow + 15 * kSecond);
+  // A provider that loses every answer is not hammered for ever.
+  EXPECT_EQ(WithoutAccessToken("", claim(true), provider).due_at, kNow + 5 * kMinute);
+  EXPECT_EQ(Failed(FailureClass::kTransient, claim(false), provider).due_at, kNow + 5 * kMinute);
+  // A long window does not make a short pause longer.
+  EXPECT_EQ(WithoutAccessToken("", MakeClaim(), provider).due_at, kNow + 4 * kSecond);
 }
 
 TEST(FailedOutcomeTest, RateLimitsAreNoAttempts) {

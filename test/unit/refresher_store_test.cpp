@@ -50,6 +50,31 @@ TEST_F(RefresherStoreTest, ARejectedWriteIsParkedAndWrittenLater) {
   EXPECT_EQ(engine->NextTurnAt(), Row(1).due_at);
 }
 
+TEST_F(RefresherStoreTest, ARotatedRefreshTokenAloneIsParkedAsWell) {
+  AddRow(1).rejects_writes = true;
+  engine->RequestNow(1, Row(1).generation);
+  Turn();
+  Answer(1, MakeResponse(200, R"({"refresh_token":"fake-next-1"})"));
+  EXPECT_EQ(Finished(1), std::vector{DemandResult::kTransient});
+  EXPECT_EQ(engine->counters().parked, 1u);
+  EXPECT_EQ(engine->counters().failed, 1u);
+  EXPECT_EQ(Row(1).refresh_token, FirstToken(1));
+  Row(1).rejects_writes = false;
+  Run(10 * kSecond);
+  EXPECT_EQ(Row(1).refresh_token, NextToken(1));
+  EXPECT_TRUE(transport.Answer(NextToken(1), Success(2)));
+  EXPECT_EQ(engine->counters().requests, 2u);  // the retired token was not presented again
+}
+
+TEST_F(RefresherStoreTest, ARotatedRefreshTokenDoesNotReplaceANewerOne) {
+  AddRow(1);
+  Turn();
+  store.SignIn(1, "fake-signed-in", clock.Now() + kHour, clock.Now() + kHour);
+  Answer(1, MakeResponse(200, R"({"refresh_token":"fake-next-1"})"));
+  EXPECT_EQ(Row(1).refresh_token, "fake-signed-in");
+  EXPECT_EQ(engine->counters().superseded, 1u);
+}
+
 TEST_F(RefresherStoreTest, SupersededTokensAreLeftAlone) {
   AddRow(1);
   Turn();

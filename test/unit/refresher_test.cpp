@@ -73,6 +73,37 @@ TEST_F(RefresherTest, KeepsTheRefreshTokenThatTheAnswerOmits) {
   EXPECT_EQ(Row(1).expires_at, clock.Now() + kHour);
 }
 
+TEST_F(RefresherTest, ARotatedRefreshTokenWithoutAnAccessTokenIsPresentedNext) {
+  AddRow(1).access_token = "fake-old-access";
+  const std::optional<Micros> expires_at = Row(1).expires_at;
+  engine->RequestNow(1, Row(1).generation);
+  Turn();
+  Answer(1, MakeResponse(200, R"({"refresh_token":"fake-next-1","expires_in":3600})"));
+  EXPECT_EQ(Row(1).refresh_token, NextToken(1));
+  EXPECT_EQ(Row(1).access_token, "fake-old-access");
+  EXPECT_EQ(Row(1).expires_at, expires_at);
+  EXPECT_EQ(Row(1).failure, FailureClass::kTransient);
+  EXPECT_EQ(Row(1).attempts, 1);
+  EXPECT_EQ(Finished(1), std::vector{DemandResult::kTransient});
+  EXPECT_EQ(engine->counters().failed, 1u);
+  Run(2 * kSecond);
+  EXPECT_TRUE(transport.Answer(NextToken(1), Success(2)));
+  Turn();
+  EXPECT_EQ(Row(1).refresh_token, NextToken(2));
+  EXPECT_EQ(Row(1).attempts, 0);
+}
+
+TEST_F(RefresherTest, ASuccessThatCannotBeReadMayHaveCostTheGrant) {
+  AddRow(1);
+  Turn();
+  Answer(1, MakeResponse(200, "<html>please wait</html>"));
+  EXPECT_TRUE(Row(1).lost_response);
+  EXPECT_EQ(Row(1).status, "connected");
+  Run(2 * kSecond);
+  Answer(1, Dead());
+  EXPECT_EQ(Row(1).failure, FailureClass::kLostResponse);
+}
+
 TEST_F(RefresherTest, AShortLifetimeIsNoBusyLoop) {
   AddRow(1);
   Turn();

@@ -50,7 +50,7 @@ class RotatingProvider : public HttpTransport {
     requests++;
     EXPECT_EQ(++in_flight_of_[grant->owner], 1) << "two requests in flight for credential " << grant->owner;
     if (on_request) on_request(*grant, token);
-    Flight flight{id, grant->owner, token, false, {}};
+    Flight flight{id, grant->owner, token, Fate::kArrives, {}};
     Plan(std::move(flight));
   }
 
@@ -102,11 +102,14 @@ class RotatingProvider : public HttpTransport {
   int rotations = 0;
 
  private:
+  // Of the answer to a request that arrives.
+  enum class Fate { kArrives, kLost, kUnreadable, kWithoutAccessToken };
+
   struct Flight {
     uint64_t id;
     int64_t owner;
     std::string token;
-    bool answer_is_lost;
+    Fate fate;
     HttpResponse response;
   };
 
@@ -133,11 +136,11 @@ class RotatingProvider : public HttpTransport {
       return AnswerAt(arrival, std::move(flight), MakeResponse(502, "<html>bad gateway</html>"));
     }
     if (Chance(fault_rate)) {
-      switch (Between(0, 5)) {
+      switch (Between(0, 7)) {
         case 0:  // lost before it arrives
           return AnswerAt(now + 30 * kSecond, std::move(flight), MakeTransportFailure(TransportFailure::kMaybeHandled));
         case 1:  // handled, and the answer is lost
-          flight.answer_is_lost = true;
+          flight.fate = Fate::kLost;
           break;
         case 2:
           return AnswerAt(arrival, std::move(flight), MakeResponse(500, R"({"error":"server_error"})"));
@@ -148,8 +151,14 @@ class RotatingProvider : public HttpTransport {
         }
         case 4:
           return AnswerAt(arrival, std::move(flight), MakeResponse(200, "<html>please log in</html>"));
-        default:
+        case 5:
           return AnswerAt(arrival, std::move(flight), MakeTransportFailure(TransportFailure::kNotSent));
+        case 6:
+          flight.fate = Fate::kUnreadable;
+          break;
+        default:
+          flight.fate = Fate::kWithoutAccessToken;
+          break;
       }
     }
     arrivals_.emplace(arrival, std::move(flight));
@@ -157,11 +166,16 @@ class RotatingProvider : public HttpTransport {
 
   void Arrive(Flight flight) {
     HttpResponse response = Handle(flight.token);
-    if (flight.answer_is_lost) {
-      AnswerAt(clock_.Now() + 30 * kSecond, std::move(flight), MakeTransportFailure(TransportFailure::kMaybeHandled));
-    } else {
-      AnswerAt(clock_.Now() + Between(10 * kMillisecond, 500 * kMillisecond), std::move(flight), std::move(response));
+    if (flight.fate == Fate::kLost) {
+      return AnswerAt(clock_.Now() + 30 * kSecond, std::move(flight),
+                      MakeTransportFailure(TransportFailure::kMaybeHandled));
     }
+    if (response.status == 200 && flight.fate == Fate::kUnreadable) {
+      response = MakeResponse(200, response.body.view().substr(0, 20));
+    } else if (response.status == 200 && flight.fate == Fate::kWithoutAccessToken) {
+      response = MakeResponse(200, R"({"refresh_token":")" + GrantOf(flight.token)->current + R"("})");
+    }
+    AnswerAt(clock_.Now() + Between(10 * kMillisecond, 500 * kMillisecond), std::move(flight), std::move(response));
   }
 
   HttpResponse Handle(const std::string& token) {

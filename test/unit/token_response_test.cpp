@@ -24,14 +24,14 @@ HttpResponse Answer(int status, std::string_view body, std::string_view content_
   return response;
 }
 
-std::variant<TokenSet, Failure> Read(const HttpResponse& response, const Provider& provider = {}) {
+std::variant<TokenSet, FailedAnswer> Read(const HttpResponse& response, const Provider& provider = {}) {
   return ReadTokenResponse(provider, response, {kSent}, kNow);
 }
 
 TokenSet Tokens(const HttpResponse& response, const Provider& provider = {}) {
   auto result = Read(response, provider);
-  if (auto* failure = std::get_if<Failure>(&result)) {
-    ADD_FAILURE() << failure->message;
+  if (auto* failed = std::get_if<FailedAnswer>(&result)) {
+    ADD_FAILURE() << failed->failure.message;
     return {};
   }
   return std::get<TokenSet>(std::move(result));
@@ -39,13 +39,19 @@ TokenSet Tokens(const HttpResponse& response, const Provider& provider = {}) {
 
 TokenSet Tokens(std::string_view body) { return Tokens(Answer(200, body)); }
 
-Failure Failed(const HttpResponse& response, const Provider& provider = {}) {
+FailedAnswer Refused(const HttpResponse& response, const Provider& provider = {}) {
   auto result = Read(response, provider);
   if (std::holds_alternative<TokenSet>(result)) {
     ADD_FAILURE() << "taken as a success";
-    return {FailureClass::kSuperseded, "", {}};
+    return {{FailureClass::kSuperseded, "", {}}, {}, {}, false};
   }
-  return std::get<Failure>(std::move(result));
+  return std::get<FailedAnswer>(std::move(result));
+}
+
+FailedAnswer Refused(std::string_view body) { return Refused(Answer(200, body)); }
+
+Failure Failed(const HttpResponse& response, const Provider& provider = {}) {
+  return Refused(response, provider).failure;
 }
 
 Provider ProviderWith(std::string_view options) {
@@ -82,6 +88,17 @@ TEST(TokenResponseTest, TheLeastThatIsASuccess) {
   EXPECT_TRUE(tokens.warnings.empty());
 }
 
+TEST(TokenResponseTest, EachStatusOfSuccessIsOne) {
+  for (const int status : {200, 201, 202, 203, 206, 207, 226, 299}) {
+    EXPECT_EQ(Tokens(Answer(status, R"({"access_token":"fake-a"})")).access_token.view(), "fake-a") << status;
+  }
+  for (const int status : {0, 100, 199, 300, 400, 500, 999}) {
+    const FailedAnswer failed = Refused(Answer(status, R"({"access_token":"fake-a","refresh_token":"fake-r"})"));
+    EXPECT_TRUE(failed.refresh_token.empty()) << status;
+    EXPECT_FALSE(failed.unread_success) << status;
+  }
+}
+
 TEST(TokenResponseTest, TheBodyDecidesNotTheContentType) {
   EXPECT_EQ(Tokens(Answer(200, "\xEF\xBB\xBF \n{\"access_token\":\"fake-a\"}\n", "text/html")).access_token.view(),
             "fake-a");
@@ -106,6 +123,108 @@ TEST(TokenResponseTest, ATextInAnotherEncodingDoesNotCostTheTokens) {
   const TokenSet tokens = Tokens("{\"access_token\":\"fake-a\",\"name\":\"J\xFCrgen\",\"refresh_token\":\"fake-r\"}");
   EXPECT_EQ(tokens.access_token.view(), "fake-a");
   EXPECT_EQ(tokens.refresh_token.view(), "fake-r");
+}
+
+TEST(TokenResponseTest, ASmallFlawDoesNotCostTheTokens) {
+  const std::string tokens = R"("access_token":"fake-a","refresh_token":"fake-r")";
+  for (const std::string& body :
+       {"{\"x\":NaN," + tokens + "}", "{\"x\":[1e999,-Infinity]," + tokens + "}", "{\"x\":\"\\udc00\"," + tokens + "}",
+        "{\"x\":\"two\nlines\"," + tokens + "}", "{" + tokens + ",}", "{" + tokens + "}\n<!-- served -->",
+        ")]}'\n{" + tokens + "}", ")]}',{" + tokens + "}", "\xEF\xBB\xBF)]}'\n{" + tokens + "}",
+        "{\"refresh_token\":\"\"," + tokens + ",\"access_token\":null}"}) {
+    const TokenSet read = Tokens(body);
+    EXPECT_EQ(read.access_token.view(), "fake-a") << body;
+    EXPECT_EQ(read.refresh_token.view(), "fake-r") << body;
+    EXPECT_TRUE(read.warnings.empty()) << body;
+  }
+  const TokenSet unknown = Tokens("{" + tokens + ",\"expires_in\":1e999}");
+  EXPECT_FALSE(unknown.expires_in.has_value());
+  EXPECT_EQ(unknown.warnings.size(), 1u);
+}
+
+TEST(TokenResponseTest, AFlawInsideATokenMakesItUnusable) {
+  for (const char* flaw : {"\\ud800", "\xFF", "\n", "\\x41", "\\u0000"}) {
+    const std::string token = "\"fake-" + std::string(flaw) + "\"";
+    const FailedAnswer failed = Refused("{\"access_token\":" + token + ",\"refresh_token\":\"fake-r\"}");
+    EXPECT_EQ(failed.refresh_token.view(), "fake-r") << flaw;
+    const TokenSet tokens = Tokens("{\"access_token\":\"fake-a\",\"refresh_token\":" + token + "}");
+    EXPECT_TRUE(tokens.refresh_token.empty()) << flaw;
+    EXPECT_EQ(tokens.warnings.size(), 1u) << flaw;
+  }
+}
+
+TEST(TokenResponseTest, OfADamagedAnswerBothTokensCountOrTheRefreshTokenAlone) {
+  const TokenSet both = Tokens(R"({"access_token":"fake-a","refresh_token":"fake-r","sco)");
+  EXPECT_EQ(both.access_token.view(), "fake-a");
+  EXPECT_EQ(both.refresh_token.view(), "fake-r");
+  EXPECT_THAT(both.warnings, testing::ElementsAre("the answer is damaged JSON; what can be read counts"));
+
+  const FailedAnswer alone = Refused(R"({"refresh_token":"fake-r","access_token":"fake)");
+  EXPECT_EQ(alone.refresh_token.view(), "fake-r");
+  EXPECT_EQ(alone.failure.message, "HTTP 200: the answer is damaged JSON; its refresh token is kept");
+  EXPECT_FALSE(alone.unread_success);
+
+  // The refresh token may stand in what is missing.
+  const std::string cut = R"({"access_token":"fake-a","refresh_tok)";
+  EXPECT_TRUE(Refused(cut).unread_success);
+  EXPECT_EQ(Tokens(Answer(200, cut), ProviderWith(R"({"keep_refresh_token": true})")).access_token.view(), "fake-a");
+}
+
+TEST(FailedAnswerTest, KeepsARefreshTokenThatComesWithoutAnAccessToken) {
+  for (const char* access_token : {"", R"("access_token":null,)", R"("access_token":"",)", R"("access_token":7,)",
+                                   R"("access_token":"a\u0000b",)", R"("access_token":{"value":"a"},)"}) {
+    for (const int status : {200, 202}) {
+      const FailedAnswer failed = Refused(
+          Answer(status, "{" + std::string(access_token) + R"("refresh_token":"fake-r","refresh_expires_in":60})"));
+      EXPECT_EQ(failed.failure.failure, FailureClass::kTransient);
+      EXPECT_THAT(failed.failure.message, testing::EndsWith("; its refresh token is kept"));
+      EXPECT_THAT(failed.failure.message, Not(HasSubstr("fake-r")));
+      EXPECT_EQ(failed.refresh_token.view(), "fake-r");
+      EXPECT_EQ(failed.refresh_expires_in, kMinute);
+      EXPECT_FALSE(failed.unread_success);
+    }
+  }
+  EXPECT_EQ(Refused("refresh_token=fake-r&expires_in=60").refresh_token.view(), "fake-r");
+}
+
+TEST(FailedAnswerTest, TakesNoRefreshTokenFromARefusal) {
+  for (const char* refusal : {R"("error":"invalid_grant")", R"("error":"server_error")", R"("ok":false)"}) {
+    const FailedAnswer failed = Refused("{\"refresh_token\":\"fake-r\"," + std::string(refusal) + "}");
+    EXPECT_TRUE(failed.refresh_token.empty()) << refusal;
+    EXPECT_FALSE(failed.unread_success) << refusal;
+    EXPECT_THAT(failed.failure.message, Not(HasSubstr("kept")));
+  }
+  const Provider provider =
+      ProviderWith(R"({"error_rules":[{"pointer":"/state","value":"busy","class":"rate_limited"}]})");
+  const FailedAnswer mapped = Refused(Answer(200, R"({"refresh_token":"fake-r","state":"busy"})"), provider);
+  EXPECT_EQ(mapped.failure.failure, FailureClass::kRateLimited);
+  EXPECT_TRUE(mapped.refresh_token.empty());
+  EXPECT_FALSE(mapped.unread_success);
+}
+
+TEST(FailedAnswerTest, KeepRefreshTokenIgnoresTheOneInTheAnswer) {
+  const Provider provider = ProviderWith(R"({"keep_refresh_token": true})");
+  EXPECT_TRUE(Refused(Answer(200, R"({"refresh_token":"fake-r"})"), provider).refresh_token.empty());
+}
+
+TEST(FailedAnswerTest, KnowsASuccessThatItCouldNotRead) {
+  const std::string deep = "{\"a\":" + std::string(40, '[') + std::string(40, ']') + "}";
+  for (const std::string& body : {std::string(), std::string("<html>"), std::string("{"), std::string("sesame"), deep,
+                                  std::string(R"(["a"])"), std::string(R"({"token_type":"Bearer"})"),
+                                  std::string(R"({"refresh_token":["fake-r"]})")}) {
+    EXPECT_TRUE(Refused(Answer(200, body)).unread_success) << body;
+    EXPECT_TRUE(Refused(Answer(204, body)).unread_success) << body;
+    EXPECT_FALSE(Refused(Answer(400, body)).unread_success) << body;
+    EXPECT_FALSE(Refused(Answer(502, body)).unread_success) << body;
+  }
+  EXPECT_FALSE(Refused(R"({"error":"gone_fishing"})").unread_success);
+}
+
+TEST(FailedAnswerTest, TheMessageStaysShort) {
+  const FailedAnswer failed =
+      Refused("{\"refresh_token\":\"fake-r\",\"message\":\"" + std::string(1000, ' ') + std::string(500, '.') + "\"}");
+  EXPECT_LE(failed.failure.message.size(), kMaxFailureMessage);
+  EXPECT_EQ(failed.refresh_token.view(), "fake-r");
 }
 
 struct ExpiryCase {
@@ -343,14 +462,22 @@ INSTANTIATE_TEST_SUITE_P(
         FailureCase{"json_array", 200, kJson, R"([{"access_token":"a"}])", kTransient,
                     "HTTP 200: the answer is neither a JSON object nor form-encoded"},
         FailureCase{"json_cut", 200, kJson, R"({"access_token":"fake-a")", kTransient,
+                    "HTTP 200: the answer is damaged JSON"},
+        FailureCase{"json_cut_early", 200, kJson, R"({"access_token":"fake-a)", kTransient,
                     "HTTP 200: the answer is neither a JSON object nor form-encoded"},
+        FailureCase{"json_cut_says_dead", 400, kJson, R"({"error":"invalid_grant",)", kTransient,
+                    "HTTP 400: the answer is damaged JSON"},
         FailureCase{"json_nan", 200, kJson, R"({"access_token":NaN})", kTransient,
-                    "HTTP 200: the answer is neither a JSON object nor form-encoded"},
+                    "HTTP 200: the answer holds no access token"},
+        FailureCase{"mended_says_dead", 400, kJson, "{\"error\":\"invalid_grant\",\"at\":NaN,\"who\":\"\\ud800\",};",
+                    kReauth, "HTTP 400 invalid_grant"},
+        FailureCase{"words_before_json", 400, kJson, R"(Error: {"error":"invalid_grant"})", kTransient,
+                    "HTTP 400: the answer is neither a JSON object nor form-encoded"},
         FailureCase{"no_token", 200, kJson, "{}", kTransient, "HTTP 200: the answer holds no access token"},
         FailureCase{"null_token", 200, kJson, R"({"access_token":null})", kTransient,
                     "HTTP 200: the answer holds no access token"},
         FailureCase{"refresh_token_alone", 200, kJson, R"({"refresh_token":"fake-r"})", kTransient,
-                    "HTTP 200: the answer holds a refresh token but no access token"},
+                    "HTTP 200: the answer holds no access token; its refresh token is kept"},
         FailureCase{"token_number", 200, kJson, R"({"access_token":7})", kTransient,
                     "HTTP 200: the access token in the answer is not text"},
         FailureCase{"token_empty", 200, kJson, R"({"access_token":""})", kTransient,
@@ -361,8 +488,7 @@ INSTANTIATE_TEST_SUITE_P(
                     "HTTP 200: the access token in the answer holds control characters or invalid UTF-8"},
         FailureCase{"token_not_utf8", 200, kJson, "{\"access_token\":\"a\xFF\"}", kTransient,
                     "HTTP 200: the access token in the answer holds control characters or invalid UTF-8"},
-        FailureCase{"token_at_another_status", 202, kJson, R"({"access_token":"fake-a"})", kTransient,
-                    "HTTP 202: not an answer that a token endpoint gives"},
+        FailureCase{"empty_204", 204, "", "", kTransient, "HTTP 204: the answer is empty"},
         FailureCase{"token_at_400", 400, kJson, R"({"access_token":"fake-a"})", kTransient,
                     "HTTP 400: not an answer that a token endpoint gives"},
         FailureCase{"redirect", 302, kJson, R"({"access_token":"fake-a"})", kTransient, "HTTP 302: redirect refused"},
@@ -474,7 +600,7 @@ TEST(FailureMessageTest, TheCodeCannotCarryASecretEither) {
   const std::string secret = std::string(60, ' ') + "tail of it";
   HttpResponse response = Answer(400, "{\"error\":\"xx" + secret + "\"}");
   auto result = ReadTokenResponse({}, response, {secret}, kNow);
-  EXPECT_EQ(std::get<Failure>(result).message, "HTTP 400 xx_redacted_");
+  EXPECT_EQ(std::get<FailedAnswer>(result).failure.message, "HTTP 400 xx_redacted_");
 }
 
 TEST(FailureMessageTest, IsShortAndValidUtf8) {
@@ -528,9 +654,10 @@ TEST(TokenResponseTest, SurvivesDamage) {
       damaged[next() % damaged.size()] = static_cast<char>(next());
     }
     const auto result = Read(Answer(next() % 2 == 0 ? 200 : 400, damaged));
-    if (const auto* failure = std::get_if<Failure>(&result)) {
-      ASSERT_EQ(failure->failure, FailureClass::kTransient) << round;
-      ASSERT_LE(failure->message.size(), kMaxFailureMessage);
+    if (const auto* failed = std::get_if<FailedAnswer>(&result)) {
+      ASSERT_EQ(failed->failure.failure, FailureClass::kTransient) << round;
+      ASSERT_LE(failed->failure.message.size(), kMaxFailureMessage);
+      ASSERT_TRUE(IsCleanText(failed->refresh_token.view())) << round;
     } else {
       ASSERT_TRUE(IsCleanText(std::get<TokenSet>(result).access_token.view())) << round;
     }
