@@ -3,6 +3,33 @@
 \echo Use "CREATE EXTENSION token_refresh" to load this file. \quit
 
 ------------------------------------------------------------------------------
+-- The schema
+------------------------------------------------------------------------------
+
+-- CREATE EXTENSION takes a schema that is there already as it is. Who owns it, or may create objects in it, could
+-- put his own beside those that run with the extension's rights.
+DO $$
+DECLARE
+    stranger text;
+BEGIN
+    SELECT r.rolname INTO stranger
+        FROM (SELECT n.nspowner AS role FROM pg_namespace n WHERE n.oid = '@extschema@'::regnamespace
+              UNION ALL
+              SELECT a.grantee FROM pg_namespace n, aclexplode(n.nspacl) a
+                  WHERE n.oid = '@extschema@'::regnamespace AND a.privilege_type = 'CREATE'
+              UNION ALL
+              SELECT p.proowner FROM pg_proc p WHERE p.pronamespace = '@extschema@'::regnamespace) AS may
+        LEFT JOIN pg_roles r ON r.oid = may.role
+        WHERE NOT coalesce(r.rolsuper, false) LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'schema "@extschema@" is under the control of role "%", who is no superuser', coalesce(stranger, 'PUBLIC')
+            USING ERRCODE = 'insufficient_privilege',
+                  DETAIL = 'The role owns the schema or a function in it, or may create objects in it.',
+                  HINT = 'Drop or rename the schema; CREATE EXTENSION makes a new one.';
+    END IF;
+END $$;
+
+------------------------------------------------------------------------------
 -- Providers
 ------------------------------------------------------------------------------
 
@@ -112,7 +139,7 @@ CREATE TABLE schedule (
 CREATE INDEX schedule_due ON schedule (provider, due_at) WHERE due_at IS NOT NULL;
 COMMENT ON TABLE schedule IS 'when each credential is refreshed next, and how it went; kept by triggers and by the refresher';
 COMMENT ON COLUMN schedule.due_at IS 'when to refresh or to try again; NULL: never';
-COMMENT ON COLUMN schedule.generation IS 'how often other tokens were stored, by whomever';
+COMMENT ON COLUMN schedule.generation IS 'how often other tokens were stored or parked, by whomever';
 COMMENT ON COLUMN schedule.lost_response IS 'an answer may have been lost on the way since the last success';
 
 CREATE TABLE in_flight (
@@ -138,9 +165,11 @@ CREATE TABLE parked_result (
     attempts integer NOT NULL DEFAULT 0,
     retry_at timestamptz NOT NULL DEFAULT now(),
     parked_at timestamptz NOT NULL DEFAULT now(),
+    generation bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (token_table, row_key)
 );
 ALTER TABLE parked_result ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;
+COMMENT ON COLUMN parked_result.generation IS 'that of the schedule when these were given; if it has moved on, other tokens were stored in the row';
 COMMENT ON COLUMN parked_result.retry_at IS 'when the table is asked again to take them';
 COMMENT ON COLUMN parked_result.due_at IS 'when these tokens themselves are to be refreshed';
 COMMENT ON TABLE parked_result IS 'fresh tokens, sealed, whose table rejected the write; retried until it takes them';
@@ -216,7 +245,7 @@ COMMENT ON FUNCTION _seal(text, text, text, text) IS 'internal: seals a secret f
 
 CREATE FUNCTION _reseal(table_name text, row_key text, column_name text, sealed bytea) RETURNS bytea
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_reseal';
-COMMENT ON FUNCTION _reseal(text, text, text, bytea) IS 'internal: seals anew with the first key of the ring; the plaintext does not leave the function';
+COMMENT ON FUNCTION _reseal(text, text, text, bytea) IS 'internal: seals anew with the first key of the ring; the plaintext does not leave the function; gives back as it is what that key has sealed, or what does not open';
 
 CREATE FUNCTION _own_writes(on_off boolean) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_own_writes';
@@ -264,7 +293,7 @@ END $$;
 COMMENT ON FUNCTION _require(text, boolean) IS 'internal: refuses a null argument by name';
 
 CREATE TRIGGER feed_schedule AFTER INSERT OR DELETE
-    OR UPDATE OF provider, access_token, refresh_token, issued_at, expires_at, refresh_expires_at ON credential
+    OR UPDATE OF provider, access_token, refresh_token, issued_at, expires_at, refresh_expires_at, status ON credential
     FOR EACH ROW EXECUTE FUNCTION _feed_schedule('1');
 CREATE TRIGGER feed_schedule_truncate AFTER TRUNCATE ON credential
     FOR EACH STATEMENT EXECUTE FUNCTION _feed_schedule('1');
@@ -350,6 +379,7 @@ DECLARE
     new_client_id text;
     secret_given boolean;
     has_secret boolean;
+    moves text;
 BEGIN
     PERFORM @extschema@._require('name', name IS NULL);
     PERFORM @extschema@._require('options', options IS NULL);
@@ -387,7 +417,13 @@ BEGIN
         FROM @extschema@.credential c WHERE c.provider = alter_provider.name AND c.status <> 'needs_reauth'
           AND NOT EXISTS (SELECT FROM @extschema@.schedule s
                           WHERE s.token_table = 1 AND s.row_key = c.id::text AND s.status = 'needs_reauth');
-    INSERT INTO @extschema@.audit_event (event, provider) VALUES ('provider_altered', name);
+    -- Secrets are sent to these from now on. Scheme, host and port say where; an URL may hold more.
+    SELECT string_agg(format('%s: %s -> %s', m.endpoint, coalesce(m.before, 'none'), coalesce(m.after, 'none')), ', ') INTO moves
+        FROM (SELECT e.endpoint, substring(old.effective_options ->> e.endpoint FROM '^[^/]*//[^/?#]*') AS before,
+                     substring(effective ->> e.endpoint FROM '^[^/]*//[^/?#]*') AS after
+              FROM unnest(ARRAY['token_endpoint', 'refresh_endpoint', 'revocation_endpoint', 'introspection_endpoint']) AS e (endpoint)) m
+        WHERE m.before IS DISTINCT FROM m.after;
+    INSERT INTO @extschema@.audit_event (event, provider, message) VALUES ('provider_altered', name, moves);
 END $$;
 COMMENT ON FUNCTION alter_provider(text, jsonb) IS 'changes options of a provider, also client_id and client_secret; null takes an option back to its default';
 
@@ -548,53 +584,100 @@ LEFT JOIN @extschema@.key_ring() k ON k.key_id = u.key_id
 GROUP BY 1, 2, 3;
 COMMENT ON VIEW key_usage IS 'how many secrets each key of the ring still guards; a key that guards none may be removed';
 
+CREATE FUNCTION _reseal_few() RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sealing bytea;
+    providers bigint;
+    parked bigint;
+BEGIN
+    SELECT k.key_id INTO STRICT sealing FROM @extschema@.key_ring() k WHERE k.seals;
+    UPDATE @extschema@.provider p SET
+        client_secret = @extschema@._reseal('token_refresh.provider', p.id::text, 'client_secret', p.client_secret),
+        previous_client_secret = @extschema@._reseal('token_refresh.provider', p.id::text, 'client_secret', p.previous_client_secret)
+        WHERE substring(p.client_secret, 2, 8) <> sealing
+              AND @extschema@._reseal('token_refresh.provider', p.id::text, 'client_secret', p.client_secret) <> p.client_secret
+           OR substring(p.previous_client_secret, 2, 8) <> sealing
+              AND @extschema@._reseal('token_refresh.provider', p.id::text, 'client_secret', p.previous_client_secret) <> p.previous_client_secret;
+    GET DIAGNOSTICS providers = ROW_COUNT;
+    UPDATE @extschema@.parked_result r SET
+        access_token = @extschema@._reseal('token_refresh.parked_result', r.token_table || ':' || r.row_key, 'access_token', r.access_token),
+        refresh_token = @extschema@._reseal('token_refresh.parked_result', r.token_table || ':' || r.row_key, 'refresh_token', r.refresh_token),
+        replaces_refresh_token = @extschema@._reseal('token_refresh.credential', r.row_key, 'refresh_token', r.replaces_refresh_token)
+        WHERE substring(r.access_token, 2, 8) <> sealing
+              AND @extschema@._reseal('token_refresh.parked_result', r.token_table || ':' || r.row_key, 'access_token', r.access_token) <> r.access_token
+           OR substring(r.refresh_token, 2, 8) <> sealing
+              AND @extschema@._reseal('token_refresh.parked_result', r.token_table || ':' || r.row_key, 'refresh_token', r.refresh_token) <> r.refresh_token
+           OR substring(r.replaces_refresh_token, 2, 8) <> sealing
+              AND @extschema@._reseal('token_refresh.credential', r.row_key, 'refresh_token', r.replaces_refresh_token) <> r.replaces_refresh_token;
+    GET DIAGNOSTICS parked = ROW_COUNT;
+    RETURN providers + parked;
+END $$;
+COMMENT ON FUNCTION _reseal_few() IS 'internal: reseals the secrets of providers and parked results; returns how many rows';
+
+CREATE FUNCTION _reseal_credentials(INOUT last_id bigint, batch_size integer, OUT resealed bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sealing bytea;
+    next_id bigint;
+BEGIN
+    SELECT k.key_id INTO STRICT sealing FROM @extschema@.key_ring() k WHERE k.seals;
+    SELECT max(b.id) INTO next_id FROM (
+        SELECT c.id FROM @extschema@.credential c WHERE c.id > last_id ORDER BY c.id LIMIT batch_size) b;
+    -- The same tokens in a new envelope are no news for the schedule.
+    PERFORM @extschema@._own_writes(true);
+    UPDATE @extschema@.credential c SET
+        access_token = @extschema@._reseal('token_refresh.credential', c.id::text, 'access_token', c.access_token),
+        refresh_token = @extschema@._reseal('token_refresh.credential', c.id::text, 'refresh_token', c.refresh_token)
+        WHERE c.id > last_id AND c.id <= next_id
+          AND (substring(c.access_token, 2, 8) <> sealing
+               AND @extschema@._reseal('token_refresh.credential', c.id::text, 'access_token', c.access_token) <> c.access_token
+            OR substring(c.refresh_token, 2, 8) <> sealing
+               AND @extschema@._reseal('token_refresh.credential', c.id::text, 'refresh_token', c.refresh_token) <> c.refresh_token);
+    GET DIAGNOSTICS resealed = ROW_COUNT;
+    PERFORM @extschema@._own_writes(false);
+    last_id := next_id;
+END $$;
+COMMENT ON FUNCTION _reseal_credentials(bigint, integer) IS 'internal: reseals the next credentials; last_id is null behind the last one';
+
+-- Its COMMITs forbid a pinned search_path: every name and operator in it is qualified.
 CREATE PROCEDURE rotate_keys(batch_size integer DEFAULT 1000)
     LANGUAGE plpgsql AS $$
 DECLARE
-    sealing bytea;
-    last_id bigint := 0;
-    next_id bigint;
-    resealed bigint := 0;
+    at bigint;
     n bigint;
+    in_pass bigint;
+    resealed bigint := 0;
+    remaining bigint;
+    remainder pg_catalog.text;
 BEGIN
     IF batch_size IS NULL OR batch_size OPERATOR(pg_catalog.<) 1 THEN
         RAISE EXCEPTION 'argument "batch_size" must be at least 1' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT k.key_id INTO STRICT sealing FROM @extschema@.key_ring() k WHERE k.seals;
-    UPDATE @extschema@.provider p SET
-        client_secret = @extschema@._reseal('token_refresh.provider', p.id::pg_catalog.text, 'client_secret', p.client_secret),
-        previous_client_secret = @extschema@._reseal('token_refresh.provider', p.id::pg_catalog.text, 'client_secret', p.previous_client_secret)
-        WHERE pg_catalog.substring(p.client_secret, 2, 8) OPERATOR(pg_catalog.<>) sealing
-           OR pg_catalog.substring(p.previous_client_secret, 2, 8) OPERATOR(pg_catalog.<>) sealing;
-    GET DIAGNOSTICS resealed = ROW_COUNT;
-    UPDATE @extschema@.parked_result r SET
-        access_token = @extschema@._reseal('token_refresh.parked_result', r.token_table::pg_catalog.text OPERATOR(pg_catalog.||) ':' OPERATOR(pg_catalog.||) r.row_key, 'access_token', r.access_token),
-        refresh_token = @extschema@._reseal('token_refresh.parked_result', r.token_table::pg_catalog.text OPERATOR(pg_catalog.||) ':' OPERATOR(pg_catalog.||) r.row_key, 'refresh_token', r.refresh_token),
-        replaces_refresh_token = @extschema@._reseal('token_refresh.credential', r.row_key, 'refresh_token', r.replaces_refresh_token)
-        WHERE pg_catalog.substring(r.access_token, 2, 8) OPERATOR(pg_catalog.<>) sealing
-           OR pg_catalog.substring(r.replaces_refresh_token, 2, 8) OPERATOR(pg_catalog.<>) sealing
-           OR pg_catalog.substring(r.refresh_token, 2, 8) OPERATOR(pg_catalog.<>) sealing;
-    GET DIAGNOSTICS n = ROW_COUNT;
-    resealed := resealed OPERATOR(pg_catalog.+) n;
-    COMMIT;
-    LOOP
-        -- The same tokens in a new envelope are no news for the schedule.
-        PERFORM @extschema@._own_writes(true);
-        SELECT pg_catalog.max(b.id) INTO next_id FROM (
-            SELECT c.id FROM @extschema@.credential c WHERE c.id OPERATOR(pg_catalog.>) last_id ORDER BY c.id LIMIT batch_size) b;
-        EXIT WHEN next_id IS NULL;
-        UPDATE @extschema@.credential c SET
-            access_token = @extschema@._reseal('token_refresh.credential', c.id::pg_catalog.text, 'access_token', c.access_token),
-            refresh_token = @extschema@._reseal('token_refresh.credential', c.id::pg_catalog.text, 'refresh_token', c.refresh_token)
-            WHERE c.id OPERATOR(pg_catalog.>) last_id AND c.id OPERATOR(pg_catalog.<=) next_id
-              AND (pg_catalog.substring(c.access_token, 2, 8) OPERATOR(pg_catalog.<>) sealing
-                   OR pg_catalog.substring(c.refresh_token, 2, 8) OPERATOR(pg_catalog.<>) sealing);
-        GET DIAGNOSTICS n = ROW_COUNT;
-        resealed := resealed OPERATOR(pg_catalog.+) n;
-        last_id := next_id;
+    -- Until a pass finds nothing to do: what was written meanwhile may be sealed with the key that was the first before.
+    FOR pass IN 1 .. 10 LOOP
+        in_pass := @extschema@._reseal_few();
         COMMIT;
+        at := 0;
+        LOOP
+            SELECT c.last_id, c.resealed INTO at, n FROM @extschema@._reseal_credentials(at, batch_size) c;
+            in_pass := in_pass OPERATOR(pg_catalog.+) n;
+            COMMIT;
+            EXIT WHEN at IS NULL;
+        END LOOP;
+        resealed := resealed OPERATOR(pg_catalog.+) in_pass;
+        EXIT WHEN in_pass OPERATOR(pg_catalog.=) 0;
     END LOOP;
-    INSERT INTO @extschema@.audit_event (event, message) VALUES ('keys_rotated', pg_catalog.format('%s rows resealed', resealed));
+    SELECT pg_catalog.sum(u.secrets), pg_catalog.string_agg(pg_catalog.format('%s: %s under %s', u.place, u.secrets, u.key), ', ' ORDER BY u.place, u.key)
+        INTO remaining, remainder FROM @extschema@.key_usage u WHERE NOT u.current;
+    INSERT INTO @extschema@.audit_event (event, message)
+        VALUES ('keys_rotated', pg_catalog.concat_ws('; ', pg_catalog.format('%s rows resealed', resealed),
+                                                     CASE WHEN remaining IS NOT NULL THEN pg_catalog.format('%s secrets could not be opened (%s)', remaining, remainder) END));
+    IF remaining IS NOT NULL THEN
+        RAISE WARNING '% secrets could not be opened and were left as they are', remaining
+            USING DETAIL = remainder,
+                  HINT = 'Put a missing key back into the key ring and call rotate_keys again. What does not open although its key is there was changed, or copied from another row or column.';
+    END IF;
 END $$;
 COMMENT ON PROCEDURE rotate_keys(integer) IS 'seals everything anew with the first key of the ring, in batches, online; key_usage shows what is left';
 

@@ -44,6 +44,8 @@ void FillPlainError(PlainError& plain, ErrorCode code, const char* message) noex
 }
 
 void RaisePlainError(const PlainError& plain) {
+  // What an interrupt has cut short says less than the interrupt itself.
+  CHECK_FOR_INTERRUPTS();
   ereport(ERROR,
           (errcode(plain.sqlstate), errmsg("%s", plain.message), plain.hint[0] != '\0' ? errhint("%s", plain.hint) : 0));
   pg_unreachable();

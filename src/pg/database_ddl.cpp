@@ -3,6 +3,12 @@
 #include "pg/postgres_api.h"
 #include "pg/shared_state.h"
 #include "pg/wakeup.h"
+#include "pg/workers.h"
+
+extern "C" {
+#include "catalog/objectaccess.h"
+#include "catalog/pg_extension.h"
+}
 
 namespace token_refresh {
 namespace {
@@ -10,10 +16,12 @@ namespace {
 // After this the launcher takes the database back even if the command is still under way;
 // the new refresher then waits for the command's lock on the database.
 constexpr int kHoldCeilingMs = 30 * 1000;
-// PostgreSQL itself waits for five more seconds for other sessions to leave.
-constexpr int kLeaveTimeoutMs = 4 * 1000;
+// All that a command waits for a refresher here; it drains for less (kDrainForCommand). PostgreSQL itself waits
+// for five more seconds for other sessions to leave.
+constexpr int kLeaveTimeoutMs = 2 * 1000;
 
 ProcessUtility_hook_type previous_hook = nullptr;
+object_access_hook_type previous_access_hook = nullptr;
 
 // The databases that the current transaction holds. More than one takes a transaction that renames
 // several: those beyond the last place are not held, and the command may find the refresher connected.
@@ -111,11 +119,23 @@ void OnUtility(PlannedStmt* planned, const char* query, bool read_only_tree, Pro
   next(planned, query, read_only_tree, context, params, environment, receiver, completion);
 }
 
+// The extension can go by DROP EXTENSION, by DROP SCHEMA CASCADE or with its owner; an idle refresher would find
+// out at its next sweep.
+void OnObjectAccess(ObjectAccessType access, Oid class_id, Oid object, int sub_id, void* arg) {
+  if (previous_access_hook != nullptr) previous_access_hook(access, class_id, object, sub_id, arg);
+  if (access == OAT_DROP && class_id == ExtensionRelationId &&
+      object == get_extension_oid(kLibraryName, true)) {
+    WakeRefresherAtCommit(DT_NOBEGIN);
+  }
+}
+
 }  // namespace
 
 void InstallDatabaseDdlHook() {
   previous_hook = ProcessUtility_hook;
   ProcessUtility_hook = OnUtility;
+  previous_access_hook = object_access_hook;
+  object_access_hook = OnObjectAccess;
 }
 
 }  // namespace token_refresh

@@ -1,7 +1,7 @@
 // Makes commands on whole databases work while refreshers are connected: DROP, RENAME, SET
 // TABLESPACE and use as a template fail when anybody else is connected to the database, so its
 // refresher leaves before the command and comes back after it. The launcher hears of
-// new and changed databases in the same way.
+// new and changed databases in the same way, and a refresher of its extension being dropped.
 #pragma once
 
 namespace token_refresh {

@@ -115,6 +115,22 @@ const char* PhaseName(RefresherPhase phase) {
   return "unknown";
 }
 
+// Leaves out as it is when the first key has sealed the envelope already, or when it does not open: rotate_keys
+// goes on with the others, and counts what is left.
+Status Reseal(const SealedPlace& place, std::string_view envelope, char* out, bool* changed) {
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  Result<KeyId> key = EnvelopeKeyId(envelope);
+  if (!key.ok() || *key == (*ring)->primary().id) return Ok();
+  Result<Secret> secret = Open(**ring, place, envelope);
+  if (!secret.ok()) {
+    const ErrorCode code = secret.error().code;
+    return code == ErrorCode::kKeyMissing || code == ErrorCode::kNotAuthentic ? Ok() : Status(secret.error());
+  }
+  *changed = true;
+  return SealInto(**ring, place, secret->view(), out);
+}
+
 // Names and ids of the keys, in plain memory.
 struct KeyList {
   int count;
@@ -181,13 +197,9 @@ extern "C" Datum token_refresh_reseal(PG_FUNCTION_ARGS) {
   // The envelope keeps its length: only key id, nonce and ciphertext change.
   size_t size = VARSIZE_ANY_EXHDR(old);
   bytea* sealed = static_cast<bytea*>(palloc(VARHDRSZ + size));
-  RunCpp([&]() -> Status {
-    token_refresh::Result<const KeyRing*> ring = LoadKeyRing();
-    if (!ring.ok()) return ring.error();
-    token_refresh::Result<Secret> secret = Open(**ring, place, Bytes(old));
-    if (!secret.ok()) return secret.error();
-    return SealInto(**ring, place, secret->view(), VARDATA(sealed));
-  });
+  bool changed = false;
+  RunCpp([&] { return Reseal(place, Bytes(old), VARDATA(sealed), &changed); });
+  if (!changed) PG_RETURN_BYTEA_P(old);
   SET_VARSIZE(sealed, VARHDRSZ + size);
   PG_RETURN_BYTEA_P(sealed);
 }

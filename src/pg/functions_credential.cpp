@@ -49,18 +49,41 @@ void PutRow(FunctionCallInfo fcinfo, Datum* values, bool* nulls) {
   tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
-// A sliding window over the ids: results come back in order, requests run ahead.
+// A request of _refresh_many.
+struct WindowRequest {
+  RequestTicket ticket;
+  TimestampTz until;  // how long its result is waited for; 0: it found no slot
+};
+
+bool AnyAnswered(const WindowRequest* requests, int count) {
+  DemandResult result;
+  for (int i = 0; i < count; i++)
+    if (requests[i].until != 0 && AwaitRequest(requests[i].ticket, 0, &result)) return true;
+  return false;
+}
+
+// A sliding window over the ids: results come back in order, requests run ahead. Each is waited for as long as
+// request_timeout from its beginning. When for that long no result has come at all, the rest is given up.
 void RefreshWindow(FunctionCallInfo fcinfo, const ScheduleRow* rows, int count) {
-  int window = Min(kWindow, Max(1, Settings::request_slots / 4));
-  RequestTicket* tickets = static_cast<RequestTicket*>(palloc(sizeof(RequestTicket) * Max(count, 1)));
-  bool* entered = static_cast<bool*>(palloc0(sizeof(bool) * Max(count, 1)));
+  const int window = Min(kWindow, Max(1, Settings::request_slots / 4));
+  const int timeout_ms = Settings::request_timeout_ms;
+  WindowRequest* requests = static_cast<WindowRequest*>(palloc0(sizeof(WindowRequest) * Max(count, 1)));
+  TimestampTz stalled_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+  bool stalled = false;
   int next = 0;
   for (int i = 0; i < count; i++) {
-    for (; next < count && next < i + window; next++)
-      entered[next] = EnterRequest(MyDatabaseId, rows[next].id, rows[next].generation, &tickets[next]);
+    for (; !stalled && next < count && next < i + window; next++)
+      if (EnterRequest(MyDatabaseId, rows[next].id, rows[next].generation, &requests[next].ticket))
+        requests[next].until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
     DemandResult result = DemandResult::kInternal;
-    bool answered = entered[i] && AwaitRequest(tickets[i], Settings::request_timeout_ms, &result);
-    const char* name = answered ? DemandResultName(result) : entered[i] ? "timeout" : "no_request_slot";
+    const bool entered = requests[i].until != 0;
+    const long wait_ms = entered ? TimestampDifferenceMilliseconds(GetCurrentTimestamp(), requests[i].until) : 0;
+    const bool answered = entered && AwaitRequest(requests[i].ticket, wait_ms, &result);
+    const TimestampTz now = GetCurrentTimestamp();
+    if (answered || (!stalled && now >= stalled_at && AnyAnswered(&requests[i + 1], next - i - 1)))
+      stalled_at = TimestampTzPlusMilliseconds(now, timeout_ms);
+    stalled = stalled || now >= stalled_at;
+    const char* name = answered ? DemandResultName(result) : entered || stalled ? "timeout" : "no_request_slot";
     Datum values[] = {Int64GetDatum(rows[i].id), CStringGetTextDatum(name)};
     bool nulls[] = {false, false};
     PutRow(fcinfo, values, nulls);

@@ -10,8 +10,8 @@ namespace token_refresh {
 
 // The ring stays valid until the next call of LoadKeyRing or ForgetKeyRing.
 // When the source cannot be read any more, the ring that was read before is kept, and the log says so.
-// Errors: kKeyMissing, saying how to make a key, when nothing is configured or the file
-// is not safe or not readable; kInvalidArgument naming the line.
+// Errors: kKeyMissing, saying how to make a key or naming the line, when nothing is configured or the source
+// does not give a key ring; kUnavailable when an interrupt came while key_command ran. None tells where the file is.
 Result<const KeyRing*> LoadKeyRing();
 
 // The next LoadKeyRing reads the source again.

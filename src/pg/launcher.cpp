@@ -230,6 +230,8 @@ TimestampTz TendAll() {
 
 // True when the latch was set.
 bool Sleep(TimestampTz until) {
+  // A signal that came while a scan waited for a lock has lost its latch.
+  if (ConfigReloadPending || ShutdownRequestPending) return true;
   int events = WL_LATCH_SET | WL_EXIT_ON_PM_DEATH;
   long timeout_ms = -1;
   if (until != DT_NOEND) {

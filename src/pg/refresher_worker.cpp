@@ -33,8 +33,11 @@ constexpr int kRequestsPerTurn = 256;
 constexpr Micros kShortestLook = 50 * kMillisecond;
 // Before a wait longer than this, in milliseconds, the statistics are brought up to date.
 constexpr long kReportBeforeSleeping = 1000;
-// How long a refresher drains when a command on its database waits for it to leave.
-constexpr Micros kDrainForCommand = 2 * kSecond;
+// How long a refresher drains when a command on its database waits for it to leave: what is stored then, and the
+// end of the process, fit into the time that the command waits (database_ddl.cpp).
+constexpr Micros kDrainForCommand = 3 * kSecond / 2;
+// Between attempts to note which answers the last refresher may have lost.
+constexpr Micros kRecoverAgain = kSecond;
 
 // So long may the note of what was just claimed stay in memory: the next save writes it to disk as well.
 constexpr Micros kClaimFlushDelay = 10 * kMillisecond;
@@ -53,9 +56,11 @@ struct Worker {
   std::unique_ptr<CurlTransport> transport;
   std::unique_ptr<Refresher> engine;
   RefresherSettings settings;
-  Micros next_sweep_at = 0;
+  Micros swept_at = 0;     // 0: not yet
+  Micros recover_at = 1;   // when to look for lost answers; 0: that is done
   Micros look_at = 0;      // sessions rely on the schedule being looked at by then; 0: on nothing
   Micros drain_until = 0;  // 0: not draining
+  bool hurrying = false;   // draining while a command on the database waits
   XLogRecPtr unflushed = InvalidXLogRecPtr;  // the end of a commit that did not wait for the disk
   Micros flush_at = 0;                       // 0: nothing is unflushed
   WaitEventSet* wait_set = nullptr;
@@ -158,13 +163,28 @@ bool ExtensionPresent(Worker* worker) {
   proc_exit(0);
 }
 
+// By the setting as it is now, not as it was when the last sweep ended.
+Micros NextSweepAt(const Worker* worker) {
+  return worker->swept_at == 0 ? 0 : worker->swept_at + static_cast<Micros>(Settings::sweep_interval_s) * kSecond;
+}
+
 void SweepIfDue(Worker* worker) {
   Step([&] {
-    Micros now = worker->clock.Now();
-    if (worker->drain_until != 0 || now < worker->next_sweep_at) return Ok();
+    if (worker->drain_until != 0 || worker->clock.Now() < NextSweepAt(worker)) return Ok();
     // One step a turn, so that a big table keeps nobody waiting.
     if (worker->store->SweepStep()) return Ok();
-    worker->next_sweep_at = worker->clock.Now() + static_cast<Micros>(Settings::sweep_interval_s) * kSecond;
+    worker->swept_at = worker->clock.Now();
+    worker->engine->ScheduleChanged();
+    return Ok();
+  });
+}
+
+// Tried again until it succeeds: who holds a lock for long must not make a lost answer look like the user's doing.
+void RecoverIfDue(Worker* worker) {
+  Step([&] {
+    if (worker->recover_at == 0 || worker->drain_until != 0 || worker->clock.Now() < worker->recover_at) return Ok();
+    const bool recovered = worker->store->Recover().ok();
+    worker->recover_at = recovered ? 0 : worker->clock.Now() + kRecoverAgain;
     worker->engine->ScheduleChanged();
     return Ok();
   });
@@ -203,11 +223,14 @@ void Turn(Worker* worker) {
 
 void BeginDrainIfAsked(Worker* worker) {
   bool command = RefresherStopRequested(worker->database);
-  if (worker->drain_until != 0 || !(ShutdownRequestPending || command)) return;
+  const bool hurry = command && !worker->hurrying;
+  if (!hurry && (worker->drain_until != 0 || !ShutdownRequestPending)) return;
   Step([&] {
-    Micros patience = Settings::drain_timeout_ms * kMillisecond;
-    worker->drain_until = worker->clock.Now() + (command ? Min(patience, kDrainForCommand) : patience);
-    worker->engine->BeginDrain();
+    const Micros patience = Settings::drain_timeout_ms * kMillisecond;
+    const Micros until = worker->clock.Now() + (command ? Min(patience, kDrainForCommand) : patience);
+    if (worker->drain_until == 0) worker->engine->BeginDrain();
+    worker->drain_until = worker->drain_until == 0 ? until : Min(worker->drain_until, until);
+    worker->hurrying = command;
     return Ok();
   });
 }
@@ -262,7 +285,8 @@ long WaitTime(Worker* worker) {
   Micros wake_at = 0;
   std::optional<Micros> transport;
   Step([&] {
-    wake_at = worker->drain_until != 0 ? worker->drain_until : worker->next_sweep_at;
+    wake_at = worker->drain_until != 0 ? worker->drain_until : NextSweepAt(worker);
+    if (worker->drain_until == 0 && worker->recover_at != 0) wake_at = Min(wake_at, worker->recover_at);
     std::optional<Micros> turn_at = worker->engine->NextTurnAt();
     if (turn_at) wake_at = Min(wake_at, *turn_at);
     transport = worker->transport->NextTimeout();
@@ -310,6 +334,7 @@ void Wait(Worker* worker) {
 void Run(Worker* worker) {
   for (;;) {
     BeginDrainIfAsked(worker);
+    RecoverIfDue(worker);
     SweepIfDue(worker);
     KeepPromiseToLook(worker);
     TakeDemands(worker);
@@ -337,10 +362,5 @@ extern "C" void token_refresh_refresher_main(Datum main_arg) {
   SetOwnWrites(true);
   Worker* worker = MakeWorker(database);
   if (!ExtensionPresent(worker)) Leave(RefresherPhase::kNotInstalled);
-  Step([&] {
-    Status recovered = worker->store->Recover();
-    if (!recovered.ok()) ReportToLog(WARNING, recovered.error().message.c_str());
-    return Ok();
-  });
   Run(worker);
 }

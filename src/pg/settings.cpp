@@ -87,7 +87,7 @@ void DefineSettings(bool preloading) {
                              "One key a line: name and 32 bytes in base64; mode 0600.", &Settings::key_file, "",
                              PGC_SIGHUP, GUC_SUPERUSER_ONLY, nullptr, AssignKeySource, nullptr);
   DefineCustomStringVariable("token_refresh.key_command", "Command that prints the key ring.",
-                             "Used when token_refresh.key_file is empty.", &Settings::key_command, "", PGC_SIGHUP,
+                             "Used when token_refresh.key_file is empty; it must end within 10 seconds.", &Settings::key_command, "", PGC_SIGHUP,
                              GUC_SUPERUSER_ONLY, nullptr, AssignKeySource, nullptr);
   DefineCustomIntVariable("token_refresh.request_timeout", "How long a session waits for a refresh.", nullptr,
                           &Settings::request_timeout_ms, 10000, 1, INT_MAX, PGC_USERSET, GUC_UNIT_MS, nullptr, nullptr,

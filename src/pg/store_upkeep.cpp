@@ -12,8 +12,9 @@ namespace {
 // Rows that a sweep looks at in one transaction, a few milliseconds of work.
 constexpr int kSweepBatch = 1000;
 
+// Parameter: the notes of this refresher itself, for it may have had to begin before this succeeds.
 Statement recover_in_flight = {
-    "WITH lost AS (DELETE FROM token_refresh.in_flight RETURNING schedule_ids, claimed_at),"
+    "WITH lost AS (DELETE FROM token_refresh.in_flight WHERE id <> ALL ($1) RETURNING schedule_ids, claimed_at),"
     " ids AS (SELECT u.id, l.claimed_at FROM lost l, unnest(l.schedule_ids) AS u(id)),"
     " marked AS (UPDATE token_refresh.schedule s SET lost_response = true, due_at = least(s.due_at, now()) FROM ids"
     "  WHERE s.id = ids.id AND s.status <> 'needs_reauth' AND coalesce(s.last_refreshed_at < ids.claimed_at, true)"
@@ -21,8 +22,8 @@ Statement recover_in_flight = {
     " INSERT INTO token_refresh.audit_event (event, provider, token_table, row_key, failure, actor)"
     " SELECT 'response_lost', p.name, m.token_table, m.row_key, 'transient', 'refresher'"
     " FROM marked m LEFT JOIN token_refresh.provider p ON p.id = m.provider",
-    0,
-    {},
+    1,
+    {INT8ARRAYOID},
     nullptr};
 
 Statement trim_audit = {
@@ -102,7 +103,14 @@ bool PgStore::ExtensionPresent() {
 }
 
 Status PgStore::Recover() {
-  auto error = RunPostgres(kActivityUpkeep, [] { Execute(&recover_in_flight, nullptr, false); });
+  std::vector<int64_t> own;
+  for (const auto& [journal, left] : journal_left_) own.push_back(journal);
+  const int64_t* notes = own.data();
+  const int count = static_cast<int>(own.size());
+  auto error = RunPostgres(kActivityUpkeep, [&] {
+    Datum values[] = {MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(notes[i]); })};
+    Execute(&recover_in_flight, values, false);
+  });
   if (error) return Complain("looking for lost answers", *error);
   return Ok();
 }

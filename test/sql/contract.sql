@@ -58,3 +58,26 @@ SELECT c.relname, condition FROM pg_extension e, unnest(e.extconfig, e.extcondit
 WHERE e.extname = 'token_refresh' AND NOT c.relispartition ORDER BY 1;
 SELECT count(*) AS partitions_dumped FROM pg_extension e, unnest(e.extconfig) AS u (relation) JOIN pg_class c ON c.oid = u.relation
 WHERE e.extname = 'token_refresh' AND c.relispartition;
+
+-- A schema that somebody else controls is refused, however he controls it.
+SET client_min_messages = warning;
+DROP EXTENSION token_refresh;
+DROP SCHEMA token_refresh CASCADE;
+CREATE ROLE regress_token_refresh_stranger;
+RESET client_min_messages;
+\set SHOW_CONTEXT never
+CREATE SCHEMA token_refresh AUTHORIZATION regress_token_refresh_stranger;
+CREATE EXTENSION token_refresh;
+\echo :LAST_ERROR_SQLSTATE
+ALTER SCHEMA token_refresh OWNER TO current_user;
+GRANT CREATE ON SCHEMA token_refresh TO PUBLIC;
+CREATE EXTENSION token_refresh;
+SET ROLE regress_token_refresh_stranger;
+CREATE FUNCTION token_refresh._require(argument text, is_null bool, trap int DEFAULT 0) RETURNS void LANGUAGE sql AS '';
+RESET ROLE;
+REVOKE CREATE ON SCHEMA token_refresh FROM PUBLIC;
+CREATE EXTENSION token_refresh;
+DROP FUNCTION token_refresh._require(text, bool, int);
+-- An empty one of a superuser will do.
+CREATE EXTENSION token_refresh;
+DROP ROLE regress_token_refresh_stranger;

@@ -46,6 +46,11 @@ FROM token_refresh.provider WHERE name = 'acme';
 SELECT token_refresh.alter_provider('work-google', '{"keep_alive": null}');
 SELECT effective_options ->> 'keep_alive' AS keep_alive_of_preset FROM token_refresh.provider WHERE name = 'work-google';
 SELECT token_refresh.alter_provider('public', '{}');
+-- To which hosts secrets go is in the audit: those and no more of an URL.
+SELECT token_refresh.alter_provider('acme', '{"token_endpoint": "https://login.example.net:8443/oauth/token?tenant=hidden"}');
+SELECT token_refresh.alter_provider('acme', '{"token_endpoint": "https://login.example.net:8443/token", "refresh_endpoint": "https://refresh.example.net/token"}');
+SELECT token_refresh.alter_provider('acme', '{"token_endpoint": "https://auth.example.org/token", "refresh_endpoint": null}');
+SELECT message FROM token_refresh.audit_event WHERE event = 'provider_altered' AND message IS NOT NULL ORDER BY occurred_at;
 
 -- Mistakes of create_provider. None of them creates anything.
 CREATE FUNCTION pg_temp.attempt(options jsonb, client_id text DEFAULT 'my-client', client_secret text DEFAULT 'obviously-fake-secret', name text DEFAULT 'wrong')

@@ -6,7 +6,7 @@ use FindBin;
 use lib "$FindBin::Bin/../support";
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(time);
+use Time::HiRes qw(sleep time);
 use TokenRefreshTest;
 
 my $server = start_token_server();
@@ -65,6 +65,22 @@ sub quickly
     return cmp_ok($seconds, '<', $limit, 'without long waiting');
 }
 
+# Until it waits for its latch and has not been woken for a moment.
+sub wait_until_asleep
+{
+    my ($database) = @_;
+    my $pid = $node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher' AND datname = '$database'");
+    my $before = -1;
+    for (1 .. 100)
+    {
+        my ($now) = slurp_file("/proc/$pid/status") =~ /^voluntary_ctxt_switches:\s*(\d+)/m;
+        return if $now == $before;
+        $before = $now;
+        sleep 0.3;
+    }
+    die 'the refresher does not come to rest';
+}
+
 subtest 'a second database' => sub {
     refreshers_become('postgres', 'one refresher');
     $node->safe_psql('postgres', 'CREATE DATABASE second');
@@ -99,6 +115,39 @@ subtest 'ALTER DATABASE RENAME' => sub {
     quickly('ALTER DATABASE RENAME', 'ALTER DATABASE copy RENAME TO renamed', 8);
     refreshers_become('postgres renamed second', 'its refresher comes back');
     is($node->safe_psql('renamed', "SELECT success FROM token_refresh.refresh_credential('acme', 'subject1')"), 't', 'it is served');
+};
+
+subtest 'a command on a database with requests in flight' => sub {
+    for my $case ([ 'ALTER DATABASE RENAME', 'ALTER DATABASE renamed RENAME TO other' ], [ 'CREATE DATABASE TEMPLATE', 'CREATE DATABASE renamed TEMPLATE other' ])
+    {
+        my ($what, $sql) = @$case;
+        my $database = $what =~ /RENAME/ ? 'renamed' : 'other';
+        refreshers_become(join(' ', sort $database, 'postgres', 'second'), 'its refresher runs');
+        $server->control('slow', hold => 'before');
+        furnish_more($database, 'slow', 2, "slow$database");
+        $server->wait('slow', held => 2);
+        # Two seconds of draining, and what PostgreSQL itself takes for it.
+        quickly($what, $sql, 3);
+        $server->release('slow');
+    }
+    $node->safe_psql('postgres', 'DROP DATABASE renamed WITH (FORCE); ALTER DATABASE other RENAME TO renamed');
+    refreshers_become('postgres renamed second', 'all as before');
+};
+
+subtest 'DROP EXTENSION while nothing happens' => sub {
+    $node->safe_psql('postgres', 'CREATE DATABASE idle');
+    furnish('idle', 'idle');
+    refreshers_become('idle postgres renamed second', 'a refresher with nothing to do');
+    # It hears of this at once, and so of all that was changed before; then it sleeps.
+    $node->safe_psql('idle', 'SELECT token_refresh.resume()');
+    wait_until_asleep('idle');
+    $node->safe_psql('idle', 'DROP EXTENSION token_refresh');
+    refreshers_become('postgres renamed second', 'leaves at COMMIT');
+    furnish('idle', 'idle');
+    refreshers_become('idle postgres renamed second', 'comes back with the extension');
+    $node->safe_psql('idle', 'DROP SCHEMA token_refresh CASCADE');
+    refreshers_become('postgres renamed second', 'leaves when the schema goes');
+    $node->safe_psql('postgres', 'DROP DATABASE idle');
 };
 
 subtest 'DROP EXTENSION with requests in flight' => sub {

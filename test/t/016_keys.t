@@ -8,6 +8,7 @@ use lib "$FindBin::Bin/../support";
 use MIME::Base64 qw(encode_base64);
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(sleep time);
 use TokenRefreshTest;
 
 my $server   = start_token_server();
@@ -79,9 +80,9 @@ subtest 'a key ring that cannot be used' => sub {
     my $line = 'A line is a name, a space and 32 random bytes in base64, as `openssl rand -base64 32` prints them.';
     my ($good) = $first =~ /^first (.*)\n/;
     my @cases = (
-        [ 'no file', undef, undef, qq{could not open key file "$key_file": No such file or directory ($make)} ],
-        [ 'a file that others can read', $first, 0644, qq{key file "$key_file" can be read or written by others (Set its mode to 0600.)} ],
-        [ 'a file that the group can read', $first, 0640, qq{key file "$key_file" can be read or written by others (Set its mode to 0600.)} ],
+        [ 'no file', undef, undef, "could not open the key file: No such file or directory ($make)" ],
+        [ 'a file that others can read', $first, 0644, 'the key file can be read or written by others (Set its mode to 0600.)' ],
+        [ 'a file that the group can read', $first, 0640, 'the key file can be read or written by others (Set its mode to 0600.)' ],
         [ 'an empty file', '', undef, 'the key ring holds no key (Make one with: echo "main $(openssl rand -base64 32)")' ],
         [ 'a short key', 'short ' . new_key(16) . "\n", undef, "line 1 of the key ring: expected 32 bytes in base64, got 16 ($line)" ],
         [ 'a long key', "# comment\n\nlong " . new_key(64) . "\n", undef, "line 3 of the key ring: expected 32 bytes in base64, got 64 ($line)" ],
@@ -101,8 +102,15 @@ subtest 'a key ring that cannot be used' => sub {
             my $error = error_of($sql);
             ref $expected ? like($error, $expected, $what) : is($error, "F0000 $expected", $what);
             ok(secrets_absent($error, $good, $grants[0]{access_token}), 'the message holds no secret');
+            unlike($error, qr/\Q$key_file\E/, 'nor does it tell where the file is');
         }
     }
+    my $offset = -s $node->logfile;
+    use_keys(undef);
+    error_of("SET client_min_messages = log; $read");
+    like(read_log($node, $offset), qr/LOG:  token_refresh: token_refresh\.key_file is "\Q$key_file\E"/, 'the log does');
+    my ($status, $output, $error) = $node->psql('postgres', "SET client_min_messages = debug5; $read");
+    unlike($error, qr/\Q$key_file\E/, 'but not to the client, whatever it wants to see');
     use_settings('token_refresh.key_file' => '');
     is(error_of($read), "F0000 no key: token_refresh.key_file is not set ($make)", 'token_refresh.key_file not set');
     use_settings('token_refresh.key_file' => $node->data_dir);
@@ -122,12 +130,65 @@ subtest 'key_command' => sub {
     is(error_of($read), "F0000 token_refresh.key_command failed (Run it as the server's user; it must print the key ring.)", 'one that fails');
     use_settings('token_refresh.key_command' => 'true');
     like(error_of($read), qr/^F0000 the key ring holds no key/, 'one that prints nothing');
+    use_settings('token_refresh.key_command' => 'head -c 70000 /dev/zero');
+    like(error_of($read), qr/^F0000 token_refresh.key_command prints more than a key ring can be/, 'one that prints without end');
     use_settings('token_refresh.key_file' => $key_file, 'token_refresh.key_command' => 'echo garbage');
     is($node->safe_psql('postgres', $read), $grants[0]{access_token}, 'key_file goes first');
     is($node->safe_psql('postgres', q{CREATE ROLE nobody LOGIN; SET ROLE nobody; SELECT count(*) FROM pg_settings WHERE name LIKE 'token_refresh.key\_%'}),
         '0', 'both settings are hidden from users');
+    like(error_of("SET ROLE nobody; SHOW token_refresh.key_$_"), qr/^42501 must be superuser or have privileges of pg_read_all_settings/, "SHOW token_refresh.key_$_ too")
+        for qw(file command);
     my ($status, $output, $error) = $node->psql('postgres', "SET token_refresh.key_command = 'id'");
     like($error, qr/cannot be changed now/, 'and cannot be set by a session');
+};
+
+subtest 'a key_command that hangs' => sub {
+    # The refresher is kept out: what is counted here is what sessions start. The number tells the processes apart.
+    my $children = "$$" + 100_000;
+    my $count    = sub { my @found = grep { my $line = eval { slurp_file($_) } // ''; $line =~ /\b$children\b/ } glob '/proc/[0-9]*/cmdline'; return scalar @found };
+    my $gone     = sub {
+        for (1 .. 200) { return ok(1, $_[0]) if $count->() == 0; sleep 0.05 }
+        return ok(0, $_[0]);
+    };
+    use_settings('token_refresh.databases' => 'template1', 'token_refresh.key_file' => '', 'token_refresh.key_command' => "sleep $children & sleep $children");
+    poll_until($node, q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher'}, 'no refresher');
+    $gone->('none of its commands');
+
+    for my $case (
+        [ 'pg_cancel_backend', sub { "SELECT pg_cancel_backend($_[0])" } ],
+        [ 'pg_terminate_backend', sub { "SELECT pg_terminate_backend($_[0])" } ])
+    {
+        my ($what, $sql) = @$case;
+        my $reader = start_query($node, $read, name => $what);
+        $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = '$what' AND state = 'active'");
+        for (1 .. 200) { last if $count->() >= 2; sleep 0.05 }
+        my $began = time;
+        $node->safe_psql('postgres', $sql->($node->safe_psql('postgres', "SELECT pid FROM pg_stat_activity WHERE application_name = '$what'")));
+        like(($reader->finish)[1], qr/canceling statement due to user request|terminating connection|key_command was interrupted/, "$what is obeyed");
+        cmp_ok(time - $began, '<', 3, 'at once');
+        $gone->('the command and what it started are gone');
+    }
+
+    my $began = time;
+    is(error_of("SET statement_timeout = 300; $store") =~ s/^57014 canceling statement due to statement timeout .*|^55000 waiting for token_refresh.key_command was interrupted .*/ok/r, 'ok', 'statement_timeout is obeyed');
+    cmp_ok(time - $began, '<', 3, 'at once');
+
+    $began = time;
+    my ($status, $output, $error) = $node->psql('postgres', "$read;\n$read;", on_error_stop => 0);
+    my $seconds = time - $began;
+    is(scalar(() = $error =~ /ERROR:  token_refresh.key_command took longer than 10 s/g), 2, 'after 10 s there is an error') or diag($error);
+    cmp_ok($seconds, '>', 9.5, 'not earlier');
+    cmp_ok($seconds, '<', 15, 'and it does not wait again for the next statement');
+    $gone->('the command and what it started are gone');
+
+    use_settings('token_refresh.key_command' => "cat $key_file; exec >&-; sleep $children");
+    $began = time;
+    like(error_of("SET statement_timeout = 300; $read"), qr/^57014|^55000/, 'one that has printed its keys but does not end');
+    $gone->('it is ended');
+
+    use_settings('token_refresh.databases' => '', 'token_refresh.key_file' => $key_file, 'token_refresh.key_command' => '');
+    poll_until($node, q{SELECT token_refresh.status() ->> 'running'}, 'the refresher is back', 'true');
+    is($node->safe_psql('postgres', $read), $grants[0]{access_token}, 'and so are the keys');
 };
 
 my $second = 'second ' . new_key() . "\n";
@@ -170,6 +231,25 @@ subtest 'rotation while requests are in flight' => sub {
     use_keys($second = $third);
 };
 
+subtest 'what is parked while keys rotate' => sub {
+    my $place = q{'token_refresh.parked_result', '1:0', 'access_token', 'fake'};
+    $node->safe_psql('postgres', "CREATE TABLE old_envelope AS SELECT token_refresh._seal($place) AS parked, token_refresh._seal('token_refresh.credential', '0', 'refresh_token', 'fake') AS replaced");
+    my $fourth = 'fourth ' . new_key() . "\n";
+    use_keys($fourth . $second);
+    my $locker = background_session($node);
+    $locker->query_safe(q{BEGIN; SELECT FROM token_refresh.credential WHERE subject = 'subject3' FOR UPDATE});
+    my $rotation = start_query($node, 'CALL token_refresh.rotate_keys(batch_size => 1)', name => 'rotation');
+    $node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'rotation' AND wait_event_type = 'Lock'});
+    $node->safe_psql('postgres', q{INSERT INTO token_refresh.parked_result (token_table, row_key, replaces_refresh_token, access_token, token_type, issued_at, reason, retry_at)
+        SELECT 1, '0', replaced, parked, 'Bearer', now(), 'a test', 'infinity' FROM old_envelope});
+    $locker->query_safe('COMMIT');
+    $locker->quit;
+    is(($rotation->finish)[1], '', 'rotate_keys says nothing');
+    is(key_usage(), 'credential fourth* 6, parked_result fourth* 2, provider fourth* 1', 'as nothing is left to the old key');
+    $node->safe_psql('postgres', 'DELETE FROM token_refresh.parked_result; DROP TABLE old_envelope');
+    use_keys($second = $fourth);
+};
+
 subtest 'a key ring that breaks while a request is in flight' => sub {
     $server->control('acme', hold => 'after');
     my $caller = start_query($node, q{SET token_refresh.request_timeout = '60s'; SELECT success FROM token_refresh.refresh_credential('acme', 'subject2')});
@@ -193,8 +273,18 @@ subtest 'a key that is missing' => sub {
     like(error_of($read), qr/^F0000 .*\b\Q$id\E/, 'reading says which key is missing');
     note(error_of($read));
     like(key_usage(), qr/credential missing key $id 6/, 'key_usage too');
-    like(error_of('CALL token_refresh.rotate_keys()'), qr/^F0000 .*\b\Q$id\E/, 'rotate_keys changes nothing');
-    like(error_of(q{SELECT * FROM token_refresh.refresh_credential('acme', 'subject1')}), qr/^F0000 .*\b\Q$id\E/, 'refreshing fails with the same error');
+    my $before = $node->safe_psql('postgres', 'SELECT md5(string_agg(c::text, $$,$$ ORDER BY id)), (array_agg(xmin ORDER BY id))[1] FROM token_refresh.credential c');
+    store_credential($node, 'acme', { %{ $grants[0] }, subject => 'newer' });
+    my ($status, $output, $error) = $node->psql('postgres', "\\set VERBOSITY verbose\nCALL token_refresh.rotate_keys(batch_size => 2)");
+    is($status, 0, 'rotate_keys does what it can');
+    like($error, qr/WARNING:  01000: 7 secrets could not be opened and were left as they are\nDETAIL:  credential: 6 under missing key $id, provider: 1 under missing key $id\nHINT:  Put a missing key back/, 'and says what it cannot');
+    is($node->safe_psql('postgres', q{SELECT message FROM token_refresh.audit_event WHERE event = 'keys_rotated' ORDER BY occurred_at DESC LIMIT 1}),
+        "0 rows resealed; 7 secrets could not be opened (credential: 6 under missing key $id, provider: 1 under missing key $id)", 'the audit too');
+    is($node->safe_psql('postgres', q{SELECT md5(string_agg(c::text, $$,$$ ORDER BY id)), (array_agg(xmin ORDER BY id))[1] FROM token_refresh.credential c WHERE subject <> 'newer'}),
+        $before, 'nothing was written to their rows');
+    $node->safe_psql('postgres', q{DELETE FROM token_refresh.credential WHERE subject = 'newer'});
+    is($node->safe_psql('postgres', q{SELECT success, failure, message FROM token_refresh.refresh_credential('acme', 'subject1')}),
+        'f|client_config|the stored refresh token does not open with the keys at hand; see the server log', 'refreshing fails');
     is($node->safe_psql('postgres', q{SELECT tokens_found, tokens_refreshed, tokens_failed FROM token_refresh.refresh_expiring_tokens('1 day')}),
         '3|0|3', 'refresh_expiring_tokens counts failures');
     is($server->stats('acme')->{requests}, $requests, 'nothing is presented');
@@ -209,9 +299,9 @@ subtest 'a start without a usable key ring' => sub {
     my $offset = -s $node->logfile;
     use_keys(undef);
     $node->restart;
-    $node->wait_for_log(qr/provider "acme" cannot be used: could not open key file/, $offset);
+    $node->wait_for_log(qr/provider "acme" cannot be used: could not open the key file/, $offset);
     pass('the log says that the provider cannot be used');
-    like(error_of(q{SELECT * FROM token_refresh.refresh_credential('acme', 'subject1')}), qr/^F0000 /, 'a refresh fails');
+    is($node->safe_psql('postgres', q{SELECT success, failure FROM token_refresh.refresh_credential('acme', 'subject1')}), 'f|client_config', 'a refresh fails');
     use_keys($second);
     is($node->safe_psql('postgres', q{SELECT success, message FROM token_refresh.refresh_credential('acme', 'subject1')}), 't|',
         'with the key file at its place and a reload it succeeds');

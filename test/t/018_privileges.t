@@ -149,6 +149,8 @@ subtest 'objects of users in the search_path' => sub {
     }
     $traps .= trap('substring', 'a bytea, b integer, c integer', 'bytea', q{'\\x00'});
     $traps .= trap('format', 'a text, b bigint', 'text', q{''});
+    $traps .= trap('concat_ws', 'a text, b text, c text', 'text', q{''});
+    $traps .= trap('bytea_domain', 'a bytea', 'boolean', 'true') . "CREATE DOMAIN public.bytea AS pg_catalog.bytea CHECK (public.bytea_domain(VALUE));\n";
     $traps .= trap('max', 'a bigint', 'bigint', '1');
     $traps .= trap('now', '', 'timestamptz', 'pg_catalog.clock_timestamp()');
     $traps .= trap('clock_timestamp', '', 'timestamptz', q{'2000-01-01'::timestamptz});
@@ -185,7 +187,8 @@ subtest 'objects of users in the search_path' => sub {
         q{TABLE token_refresh.token_status}, q{SELECT token_refresh.status()}, q{TABLE token_refresh.key_usage}, q{SELECT token_refresh.key_ring()},
         q{SELECT token_refresh.pause()}, q{SELECT token_refresh.resume()}, q{TABLE token_refresh.provider_preset},
         q{SELECT token_refresh._trim_audit('1 day')},
-        q{CALL token_refresh.rotate_keys()});
+        q{CALL token_refresh.rotate_keys()},
+        q{BEGIN; UPDATE token_refresh.credential SET refresh_token = pg_catalog.set_byte(refresh_token, 1, 0), status = status WHERE subject OPERATOR(pg_catalog.=) 'alice'; COMMIT; CALL token_refresh.rotate_keys()});
     for my $case ((map { [ 'alice', $_ ] } @user), (map { [ $node->safe_psql('postgres', 'SELECT current_user'), $_ ] } @admin))
     {
         my ($role, $sql) = @$case;
