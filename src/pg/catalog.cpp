@@ -34,6 +34,7 @@ enum ParkedColumn {
   kParkedAccessToken = 4,
   kParkedTokenType = 6,
   kParkedScope = 7,
+  kParkedIssuedAt = 8,
   kParkedExpiresAt = 9,
 };
 
@@ -255,6 +256,7 @@ bool FetchParked(int32_t token_table, const char* row_key, Snapshot snapshot, Pa
                     row->access_token = CopyBytes(slot, kParkedAccessToken);
                     row->token_type = CopyText(slot, kParkedTokenType);
                     row->scope = CopyText(slot, kParkedScope);
+                    GetTime(slot, kParkedIssuedAt, &row->issued_at);
                     row->expires = GetTime(slot, kParkedExpiresAt, &row->expires_at);
                   });
 }

@@ -60,6 +60,7 @@ struct ParkedRow {
   bytea* access_token;  // sealed for kParkedPlace, row "<token_table>:<row_key>"
   char* token_type;
   char* scope;
+  TimestampTz issued_at;
   bool expires;
   TimestampTz expires_at;
 };

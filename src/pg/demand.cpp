@@ -38,19 +38,32 @@ void RaiseCannotRefresh() {
 }
 
 DemandOutcome RefreshAndWait(const ScheduleRow& row, int64_t timeout_ms) {
-  if (!CanRefresh()) RaiseCannotRefresh();
-  if (row.written_by_this_transaction)
+  DemandOutcome outcome = {DemandEnd::kCannotRefresh, DemandResult::kInternal};
+  if (!CanRefresh()) return outcome;
+  outcome.end = DemandEnd::kOwnWrite;
+  if (row.written_by_this_transaction) return outcome;
+  outcome.end = DemandEnd::kNoSlot;
+  RequestTicket ticket;
+  if (!EnterRequest(MyDatabaseId, row.id, row.generation, &ticket)) return outcome;
+  const bool answered = AwaitRequest(ticket, timeout_ms, &outcome.result);
+  outcome.end = answered ? DemandEnd::kAnswered : DemandEnd::kTimedOut;
+  return outcome;
+}
+
+bool WasAsked(const DemandOutcome& outcome) {
+  return outcome.end == DemandEnd::kAnswered || outcome.end == DemandEnd::kTimedOut;
+}
+
+void RaiseNotAsked(const DemandOutcome& outcome) {
+  if (outcome.end == DemandEnd::kOwnWrite)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
                     errmsg("cannot refresh a credential that this transaction has changed"),
                     errhint("Commit first: the refresher sees committed rows only.")));
-  RequestTicket ticket;
-  if (!EnterRequest(MyDatabaseId, row.id, row.generation, &ticket))
+  if (outcome.end == DemandEnd::kNoSlot)
     ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                     errmsg("too many credentials are being waited for"),
                     errhint("Raise token_refresh.request_slots, or try again later.")));
-  DemandOutcome outcome = {false, DemandResult::kInternal};
-  outcome.timed_out = !AwaitRequest(ticket, timeout_ms, &outcome.result);
-  return outcome;
+  RaiseCannotRefresh();
 }
 
 const char* DemandResultName(DemandResult result) {
@@ -97,6 +110,10 @@ bool IsFresh(DemandResult result) {
          result == DemandResult::kParked || result == DemandResult::kSuperseded;
 }
 
+bool IsFresh(const DemandOutcome& outcome) {
+  return outcome.end == DemandEnd::kAnswered && IsFresh(outcome.result);
+}
+
 const char* DemandFailure(DemandResult result) {
   if (IsFresh(result)) return nullptr;
   switch (result) {
@@ -140,6 +157,22 @@ const char* DemandMessage(DemandResult result) {
     default:
       return nullptr;
   }
+}
+
+const char* DemandMessage(const DemandOutcome& outcome) {
+  switch (outcome.end) {
+    case DemandEnd::kAnswered:
+      return DemandMessage(outcome.result);
+    case DemandEnd::kTimedOut:
+      return "timed out waiting for the provider; the refresh goes on";
+    case DemandEnd::kOwnWrite:
+      return "this transaction has changed the credential; it can be refreshed after COMMIT";
+    case DemandEnd::kNoSlot:
+      return "too many credentials are being waited for; try again later";
+    case DemandEnd::kCannotRefresh:
+      break;
+  }
+  return nullptr;
 }
 
 }  // namespace token_refresh

@@ -25,16 +25,19 @@ namespace {
 // parked result or the pause, may be restored after it: until then its refresh token must not be used.
 constexpr Micros kSettleTime = kMinute;
 
+// A plan is known by its due time: whoever saves a failure recognises by it that the row was planned anew while it
+// was in flight. So a new plan never has the due time of the last one.
 constexpr const char* kUpsertSchedule =
     "INSERT INTO token_refresh.schedule AS s (token_table, row_key, provider, status, due_at, expires_at)"
     " VALUES ($1, $2, $3, $4, $5, $6)"
     " ON CONFLICT (token_table, row_key) DO UPDATE SET provider = excluded.provider,"
     " status = CASE WHEN $8 AND s.status = 'needs_reauth' THEN s.status ELSE excluded.status END,"
-    " due_at = CASE WHEN NOT ($8 AND s.status = 'needs_reauth') THEN $7 END,"
-    " expires_at = excluded.expires_at, attempts = 0, lost_response = false,"
+    " due_at = CASE WHEN NOT ($8 AND s.status = 'needs_reauth')"
+    " THEN $7 + (s.due_at IS NOT DISTINCT FROM $7)::integer * interval '1 microsecond' END,"
+    " expires_at = excluded.expires_at, attempts = 0, lost_response = $9 AND s.lost_response,"
     " failure = CASE WHEN $8 AND s.status = 'needs_reauth' THEN s.failure END,"
     " message = CASE WHEN $8 AND s.status = 'needs_reauth' THEN s.message END,"
-    " generation = s.generation + 1";
+    " generation = s.generation + (NOT $10)::integer";
 constexpr const char* kDeleteSchedule = "DELETE FROM token_refresh.schedule WHERE token_table = $1 AND row_key = $2";
 constexpr const char* kDeleteParked =
     "DELETE FROM token_refresh.parked_result WHERE token_table = $1 AND row_key = $2";
@@ -47,7 +50,8 @@ bool own_writes = false;
 bool own_writes_until_end = false;
 
 void EndOwnWrites(XactEvent event, void*) {
-  if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT) own_writes_until_end = false;
+  if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+    own_writes_until_end = false;
 }
 
 // One row of a token table, as far as planning needs it.
@@ -62,6 +66,13 @@ struct PlannedRow {
   TimestampTz expires_at;
   bool refresh_expires;
   TimestampTz refresh_expires_at;
+};
+
+// What of a row is as the schedule has known it.
+struct Unchanged {
+  bool verdict;  // if the schedule has been told that the grant is dead, it stays so
+  bool refresh_token;
+  bool tokens;   // both
 };
 
 SPIPlanPtr Prepared(SPIPlanPtr* plan, const char* sql, int count, Oid* types) {
@@ -91,11 +102,11 @@ std::optional<Micros> FirstDue(const PlannedRow& row, const std::optional<Micros
   return Max(*due, now + kSettleTime);
 }
 
-// Caller is in an OwnerScope. same_grant: the row has the refresh token that it had before, so if the
-// schedule knows that to be dead it stays dead, even if the row itself could not be told.
-void WriteSchedule(const PlannedRow& row, bool same_grant) {
+// Caller is in an OwnerScope.
+void WriteSchedule(const PlannedRow& row, const Unchanged& unchanged) {
   static SPIPlanPtr plan = nullptr;
-  Oid types[] = {INT4OID, TEXTOID, INT4OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID};
+  Oid types[] = {INT4OID,        TEXTOID,        INT4OID, TEXTOID, TIMESTAMPTZOID,
+                 TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID, BOOLOID, BOOLOID};
   const KnownProvider* provider = FindProvider(row.provider);
   if (provider == nullptr)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown provider \"%s\"", row.provider),
@@ -110,10 +121,12 @@ void WriteSchedule(const PlannedRow& row, bool same_grant) {
                     TimestampTzGetDatum(first_due ? ToTimestamp(*first_due) : 0),
                     TimestampTzGetDatum(row.expires_at),
                     TimestampTzGetDatum(due ? ToTimestamp(*due) : 0),
-                    BoolGetDatum(same_grant)};
+                    BoolGetDatum(unchanged.verdict),
+                    BoolGetDatum(unchanged.refresh_token),
+                    BoolGetDatum(unchanged.tokens)};
   const char due_null = due ? ' ' : 'n';
-  const char nulls[] = {' ', ' ', ' ', ' ', due_null, row.expires ? ' ' : 'n', due_null, ' ', '\0'};
-  if (SPI_execute_plan(Prepared(&plan, kUpsertSchedule, 8, types), values, nulls, false, 0) < 0)
+  const char nulls[] = {' ', ' ', ' ', ' ', due_null, row.expires ? ' ' : 'n', due_null, ' ', ' ', ' ', '\0'};
+  if (SPI_execute_plan(Prepared(&plan, kUpsertSchedule, lengthof(types), types), values, nulls, false, 0) < 0)
     elog(ERROR, "token_refresh: writing the schedule failed");
   if (due) WakeRefresherAtCommit(ToTimestamp(*due));
 }
@@ -185,6 +198,12 @@ bool SameBytes(HeapTuple a, HeapTuple b, TupleDesc desc, const TokenTable& table
   return DatumGetBool(DirectFunctionCall2(byteaeq, x, y));
 }
 
+bool SameText(HeapTuple a, HeapTuple b, TupleDesc desc, const TokenTable& table, TokenColumn column) {
+  char* x = ColumnText(a, desc, table, column);
+  char* y = ColumnText(b, desc, table, column);
+  return x == nullptr || y == nullptr ? x == y : strcmp(x, y) == 0;
+}
+
 // Whether the tokens stored now replace a parked result, or are the very ones that it has already
 // replaced, is for the refresher to find out: it can compare them.
 void ResolveParkedSoon(const PlannedRow& row) {
@@ -207,18 +226,30 @@ void RefuseOtherProvider(TriggerData* trigger, const TokenTable& table) {
                     errhint("Delete it, and store the tokens that the other provider gave.")));
 }
 
-// A written row. A grant that is known to be dead stays so until it gets another refresh token.
-void FeedWritten(TriggerData* trigger, const TokenTable& table) {
-  bool update = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event);
-  HeapTuple now = update ? trigger->tg_newtuple : trigger->tg_trigtuple;
+void FeedInserted(TriggerData* trigger, const TokenTable& table) {
+  PlannedRow row = {};
+  ReadPlannedRow(trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation), table, &row);
+  WriteSchedule(row, {});
+}
+
+// A grant that is known to be dead stays so until it gets another refresh token, or the application says another
+// status; that it is disconnected the application itself has said, and takes back by the status alone.
+void FeedUpdated(TriggerData* trigger, const TokenTable& table) {
+  HeapTuple before = trigger->tg_trigtuple;
+  HeapTuple now = trigger->tg_newtuple;
   TupleDesc desc = RelationGetDescr(trigger->tg_relation);
   PlannedRow row = {};
   ReadPlannedRow(now, desc, table, &row);
-  if (update) RefuseOtherProvider(trigger, table);
-  bool same_grant = update && SameBytes(trigger->tg_trigtuple, now, desc, table, kColumnRefreshToken);
-  if (update && !same_grant) row.status = nullptr;
-  WriteSchedule(row, same_grant);
-  if (update && !same_grant) ResolveParkedSoon(row);
+  RefuseOtherProvider(trigger, table);
+  const bool same_status = SameText(before, now, desc, table, kColumnStatus);
+  Unchanged unchanged;
+  unchanged.refresh_token = SameBytes(before, now, desc, table, kColumnRefreshToken);
+  unchanged.tokens = unchanged.refresh_token && SameBytes(before, now, desc, table, kColumnAccessToken);
+  unchanged.verdict = unchanged.refresh_token && same_status;
+  const bool was_dead = same_status && row.status != nullptr && strcmp(row.status, "needs_reauth") == 0;
+  if (was_dead && !unchanged.refresh_token) row.status = nullptr;
+  WriteSchedule(row, unchanged);
+  if (!unchanged.tokens) ResolveParkedSoon(row);
 }
 
 void Feed(TriggerData* trigger) {
@@ -232,8 +263,10 @@ void Feed(TriggerData* trigger) {
     ClearTable(table->id);
   else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
     DeleteScheduled(table->id, ColumnText(trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation), *table, kColumnKey));
+  else if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+    FeedUpdated(trigger, *table);
   else
-    FeedWritten(trigger, *table);
+    FeedInserted(trigger, *table);
   LeaveOwnerScope(&scope);
 }
 
@@ -267,7 +300,8 @@ extern "C" Datum token_refresh_plan_row(PG_FUNCTION_ARGS) {
   row.refresh_expires_at = row.refresh_expires ? PG_GETARG_TIMESTAMPTZ(7) : 0;
   OwnerScope scope;
   EnterOwnerScope(&scope);
-  WriteSchedule(row, false);
+  // Timing has changed, or the trigger was not there to see it: what the row says counts, but it tells of no new tokens.
+  WriteSchedule(row, {.verdict = false, .refresh_token = true, .tokens = true});
   LeaveOwnerScope(&scope);
   PG_RETURN_VOID();
 }

@@ -15,10 +15,15 @@ namespace {
 // for a validity of its own.
 constexpr int64_t kPatienceWhileAliveMs = 1000;
 
+constexpr const char* kDisconnected = "disconnected";
+
 // One look at the credential and what belongs to it.
 struct Look {
   CredentialRow row;
   char row_key[24];
+  // What the envelope of row.access_token is bound to.
+  const char* sealed_for;
+  const char* sealed_for_row;
 };
 
 Snapshot FreshSnapshot() { return RegisterSnapshot(GetLatestSnapshot()); }
@@ -29,8 +34,11 @@ bool LookUp(const TokenRequestArgs& args, bool fresh, Look* look) {
   Snapshot snapshot = latest ? FreshSnapshot() : GetActiveSnapshot();
   bool found = FetchCredential(args.provider, args.subject, args.label, snapshot, &look->row);
   if (latest) UnregisterSnapshot(snapshot);
-  if (found) pg_lltoa(look->row.id, look->row_key);
-  return found;
+  if (!found) return false;
+  pg_lltoa(look->row.id, look->row_key);
+  look->sealed_for = kCredentialPlace;
+  look->sealed_for_row = look->row_key;
+  return true;
 }
 
 const KnownProvider* RequireProvider(text* name) {
@@ -42,7 +50,8 @@ const KnownProvider* RequireProvider(text* name) {
   return provider;
 }
 
-text* OpenToken(const char* place, const char* row_key, bytea* sealed) {
+text* OpenToken(const Look& look) {
+  const bytea* sealed = look.row.access_token;
   std::string_view envelope(VARDATA_ANY(sealed), VARSIZE_ANY_EXHDR(sealed));
   // Allocated before C++ is entered: the plaintext is not longer than its envelope.
   text* opened = static_cast<text*>(palloc(VARHDRSZ + envelope.size()));
@@ -53,7 +62,8 @@ text* OpenToken(const char* place, const char* row_key, bytea* sealed) {
     Result<size_t> length = OpenedSize(envelope);
     if (!length.ok()) return length.error();
     size = *length;
-    return OpenInto(**ring, SealedPlace{place, row_key, "access_token"}, envelope, VARDATA(opened));
+    SealedPlace place{look.sealed_for, look.sealed_for_row, "access_token"};
+    return OpenInto(**ring, place, envelope, VARDATA(opened));
   });
   SET_VARSIZE(opened, VARHDRSZ + size);
   return opened;
@@ -63,49 +73,54 @@ bool Alive(bool expires, TimestampTz expires_at) { return !expires || expires_at
 
 // Good enough for this caller: valid for as long as it wants, or so fresh that another refresh would
 // not give more.
-bool GoodEnough(const TokenRequestArgs& args, TimestampTz issued_at, bool expires, TimestampTz expires_at) {
-  if (!expires) return true;
-  int64_t remaining = expires_at - GetCurrentTimestamp();
+bool GoodEnough(const TokenRequestArgs& args, const CredentialRow& row) {
+  if (!row.expires) return true;
+  int64_t remaining = row.expires_at - GetCurrentTimestamp();
   if (args.has_min_validity) {
     if (remaining >= args.min_validity) return true;
-    return remaining > (expires_at - issued_at) / 10 * 9;
+    return remaining > (row.expires_at - row.issued_at) / 10 * 9;
   }
   const KnownProvider* provider = RequireProvider(args.provider);
   Micros margin = RefreshMargin(provider->timing, static_cast<Micros>(Settings::refresh_margin_s) * kSecond,
-                                FromTimestamp(issued_at), FromTimestamp(expires_at));
+                                FromTimestamp(row.issued_at), FromTimestamp(row.expires_at));
   return remaining >= margin;
 }
 
-bool GoodEnough(const TokenRequestArgs& args, const CredentialRow& row) {
-  return GoodEnough(args, row.issued_at, row.expires, row.expires_at);
+// A refreshed token that its table has not accepted yet is as good as any: it takes the place of the one in the row.
+void PreferParked(Look* look) {
+  ParkedRow parked;
+  CredentialRow* row = &look->row;
+  Snapshot snapshot = FreshSnapshot();
+  bool found = FetchParked(kBuiltInTokenTable, look->row_key, snapshot, &parked);
+  UnregisterSnapshot(snapshot);
+  if (!found || parked.issued_at <= row->issued_at) return;
+  if (!Alive(parked.expires, parked.expires_at) && Alive(row->expires, row->expires_at)) return;
+  look->sealed_for = kParkedPlace;
+  look->sealed_for_row = psprintf("%d:%s", kBuiltInTokenTable, look->row_key);
+  row->access_token = parked.access_token;
+  row->token_type = parked.token_type;
+  if (parked.scope != nullptr) row->scope = parked.scope;
+  row->issued_at = parked.issued_at;
+  row->expires = parked.expires;
+  row->expires_at = parked.expires_at;
+  if (strcmp(row->status, kDisconnected) != 0) row->status = pstrdup("connected");
+}
+
+// What is committed now, in the row or beside it.
+bool LookAgain(const TokenRequestArgs& args, Look* look) {
+  if (!LookUp(args, true, look)) return false;
+  PreferParked(look);
+  return true;
 }
 
 void AnswerFrom(const Look& look, TokenAnswer* answer) {
   answer->stored = true;
-  answer->access_token = OpenToken(kCredentialPlace, look.row_key, look.row.access_token);
+  answer->access_token = OpenToken(look);
   answer->token_type = look.row.token_type;
   answer->scope = look.row.scope;
   answer->expires = look.row.expires;
   answer->expires_at = look.row.expires_at;
   answer->status = look.row.status;
-}
-
-// A refreshed token that its table has not accepted yet is as good as any.
-bool AnswerFromParked(const Look& look, TokenAnswer* answer) {
-  ParkedRow parked;
-  Snapshot snapshot = FreshSnapshot();
-  bool found = FetchParked(kBuiltInTokenTable, look.row_key, snapshot, &parked);
-  UnregisterSnapshot(snapshot);
-  if (!found || !Alive(parked.expires, parked.expires_at)) return false;
-  char* place_row = psprintf("%d:%s", kBuiltInTokenTable, look.row_key);
-  answer->stored = true;
-  answer->access_token = OpenToken(kParkedPlace, place_row, parked.access_token);
-  answer->token_type = parked.token_type;
-  answer->scope = parked.scope;
-  answer->expires = parked.expires;
-  answer->expires_at = parked.expires_at;
-  answer->status = "connected";
-  return true;
 }
 
 // The old token while it lives, else none and the reason.
@@ -131,29 +146,33 @@ bool LookUpSchedule(const Look& look, ScheduleRow* schedule) {
   return found;
 }
 
-bool IsDead(const ScheduleRow& schedule) { return strcmp(schedule.status, "needs_reauth") == 0; }
+bool IsDisconnected(const ScheduleRow& schedule) { return strcmp(schedule.status, kDisconnected) == 0; }
+
+// Never refreshed again as it is: the provider has said that the grant is dead, or the application that it is over.
+bool IsDead(const ScheduleRow& schedule) {
+  return strcmp(schedule.status, "needs_reauth") == 0 || IsDisconnected(schedule);
+}
 
 const char* FailureMessage(const ScheduleRow& schedule) {
   if (schedule.message != nullptr) return schedule.message;
   if (schedule.failure != nullptr) return schedule.failure;
+  if (IsDisconnected(schedule)) return "the credential has been disconnected";
   // After a restore: the status is in the dump, the schedule is not.
   return IsDead(schedule) ? "the user must sign in again" : nullptr;
 }
 
 // What can be said without asking the refresher. True when that is all.
 bool AnswerAtOnce(const Look& look, const ScheduleRow& schedule, TokenAnswer* answer) {
-  if (AnswerFromParked(look, answer)) return true;
   if (IsDead(schedule)) {
-    AnswerWithoutRefresh(look, "needs_reauth", FailureMessage(schedule), answer);
+    AnswerWithoutRefresh(look, schedule.status, FailureMessage(schedule), answer);
     return true;
   }
   if (!look.row.has_refresh_token) {
     AnswerWithoutRefresh(look, nullptr, DemandMessage(DemandResult::kNoRefreshToken), answer);
     return true;
   }
-  bool alive = Alive(look.row.expires, look.row.expires_at);
   bool backing_off = schedule.attempts > 0 && schedule.due && schedule.due_at > GetCurrentTimestamp();
-  if (alive && (backing_off || !CanRefresh()) && !schedule.written_by_this_transaction) {
+  if (backing_off && Alive(look.row.expires, look.row.expires_at)) {
     AnswerWithoutRefresh(look, nullptr, FailureMessage(schedule), answer);
     return true;
   }
@@ -161,31 +180,54 @@ bool AnswerAtOnce(const Look& look, const ScheduleRow& schedule, TokenAnswer* an
 }
 
 const char* ExplainFailure(const DemandOutcome& outcome, const ScheduleRow& schedule) {
-  if (outcome.timed_out) return "timed out waiting for the provider; the refresh goes on";
-  const char* message = DemandMessage(outcome.result);
+  const char* message = DemandMessage(outcome);
   return message != nullptr ? message : FailureMessage(schedule);
 }
 
-// After the refresher has answered: the committed row, read anew.
+// The refresher was not asked. While the old token lives that is no reason to fail, unless the caller has said that
+// it needs more of it; where nothing can be refreshed at all, everybody lives with what there is.
+void AnswerUnasked(const TokenRequestArgs& args, const Look& look, const ScheduleRow& schedule,
+                   const DemandOutcome& outcome, TokenAnswer* answer) {
+  bool content = !args.has_min_validity || outcome.end == DemandEnd::kCannotRefresh;
+  if (!content || !Alive(look.row.expires, look.row.expires_at)) RaiseNotAsked(outcome);
+  AnswerWithoutRefresh(look, nullptr, ExplainFailure(outcome, schedule), answer);
+}
+
 void AnswerAfterDemand(const TokenRequestArgs& args, const DemandOutcome& outcome, TokenAnswer* answer) {
   Look look;
-  if (!LookUp(args, true, &look)) {
-    answer->status = "disconnected";
+  if (!LookAgain(args, &look)) {
+    answer->status = kDisconnected;
     answer->message = DemandMessage(DemandResult::kNotFound);
     return;
   }
-  if (!outcome.timed_out && IsFresh(outcome.result)) {
-    answer->was_refreshed = true;
-    if (outcome.result == DemandResult::kParked && AnswerFromParked(look, answer)) return;
-    if (Alive(look.row.expires, look.row.expires_at)) {
-      AnswerFrom(look, answer);
-      return;
-    }
+  answer->was_refreshed = IsFresh(outcome);
+  if (answer->was_refreshed && Alive(look.row.expires, look.row.expires_at)) {
+    AnswerFrom(look, answer);
+    return;
   }
   ScheduleRow schedule;
   bool scheduled = LookUpSchedule(look, &schedule);
-  const char* status = scheduled && IsDead(schedule) ? "needs_reauth" : nullptr;
+  const char* status = scheduled && IsDead(schedule) ? schedule.status : nullptr;
   AnswerWithoutRefresh(look, status, scheduled ? ExplainFailure(outcome, schedule) : nullptr, answer);
+}
+
+// What has become of the credential; its tokens stay sealed.
+void DescribeRefresh(const TokenRequestArgs& args, const DemandOutcome& outcome, RefreshAnswer* answer) {
+  Look look;
+  ScheduleRow schedule;
+  bool answered = outcome.end == DemandEnd::kAnswered;
+  answer->success = IsFresh(outcome);
+  if (!answer->success) answer->failure = answered ? DemandFailure(outcome.result) : "transient";
+  if (!LookAgain(args, &look)) {
+    answer->message = DemandMessage(DemandResult::kNotFound);
+    return;
+  }
+  answer->expires = look.row.expires;
+  answer->expires_at = look.row.expires_at;
+  if (answer->success || !LookUpSchedule(look, &schedule)) return;
+  answer->message = ExplainFailure(outcome, schedule);
+  if (answered && outcome.result == DemandResult::kReauth && schedule.failure != nullptr)
+    answer->failure = schedule.failure;
 }
 
 int64_t Patience(const TokenRequestArgs& args, const Look& look) {
@@ -202,13 +244,13 @@ void ObtainToken(const TokenRequestArgs& args, TokenAnswer* answer) {
   Look look;
   if (!LookUp(args, false, &look)) {
     RequireProvider(args.provider);
-    answer->status = "disconnected";
+    answer->status = kDisconnected;
     answer->message = "no credential is stored for this subject and label";
     return;
   }
   bool good = GoodEnough(args, look.row);
   // The statement may have begun before the last refresh was committed.
-  if (!good && LookUp(args, true, &look)) good = GoodEnough(args, look.row);
+  if (!good && LookAgain(args, &look)) good = GoodEnough(args, look.row);
   if (good) {
     AnswerFrom(look, answer);
     return;
@@ -220,7 +262,10 @@ void ObtainToken(const TokenRequestArgs& args, TokenAnswer* answer) {
   }
   if (AnswerAtOnce(look, schedule, answer)) return;
   DemandOutcome outcome = RefreshAndWait(schedule, Patience(args, look));
-  AnswerAfterDemand(args, outcome, answer);
+  if (WasAsked(outcome))
+    AnswerAfterDemand(args, outcome, answer);
+  else
+    AnswerUnasked(args, look, schedule, outcome, answer);
 }
 
 void RefreshNow(const TokenRequestArgs& args, RefreshAnswer* answer) {
@@ -241,17 +286,8 @@ void RefreshNow(const TokenRequestArgs& args, RefreshAnswer* answer) {
     return;
   }
   DemandOutcome outcome = RefreshAndWait(schedule, Settings::request_timeout_ms);
-  TokenAnswer token = {};
-  AnswerAfterDemand(args, outcome, &token);
-  answer->success = !outcome.timed_out && IsFresh(outcome.result);
-  answer->expires = token.expires;
-  answer->expires_at = token.expires_at;
-  if (answer->success) return;
-  bool scheduled = LookUpSchedule(look, &schedule);
-  answer->failure = outcome.timed_out ? "transient" : DemandFailure(outcome.result);
-  if (outcome.result == DemandResult::kReauth && scheduled && schedule.failure != nullptr)
-    answer->failure = schedule.failure;
-  answer->message = token.message;
+  if (!WasAsked(outcome)) RaiseNotAsked(outcome);
+  DescribeRefresh(args, outcome, answer);
 }
 
 }  // namespace token_refresh

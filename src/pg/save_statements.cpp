@@ -7,29 +7,36 @@ namespace token_refresh {
 
 namespace {
 
+// The rows themselves are locked by now, and generation tells whether others have stored tokens there since the
+// claim. They are overwritten only if the provider has replaced the refresh token that they were stored beside.
 // A parked result has been counted when it was parked, if its schedule row was free then.
 Statement schedule_refreshed = {
-    "UPDATE token_refresh.schedule s SET status = 'connected', due_at = k.due_at, expires_at = k.expires_at,"
+    "UPDATE token_refresh.schedule s SET"
+    " status = CASE WHEN s.status = 'disconnected' THEN s.status ELSE 'connected' END,"
+    " due_at = CASE WHEN s.status <> 'disconnected' THEN k.due_at END, expires_at = k.expires_at,"
     " attempts = 0, lost_response = false, failure = NULL, message = NULL, "
     " generation = s.generation + (s.last_refreshed_at IS DISTINCT FROM k.answered_at)::integer,"
     " refresh_count = s.refresh_count + (s.last_refreshed_at IS DISTINCT FROM k.answered_at)::integer,"
     " last_refreshed_at = k.answered_at"
-    " FROM unnest($1, $2, $3, $4) AS k(id, due_at, expires_at, answered_at) WHERE s.id = k.id",
-    4,
-    {INT8ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID},
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7) AS k(n, id, generation, rotated, due_at, expires_at, answered_at)"
+    " WHERE s.id = k.id AND (k.rotated OR s.generation = k.generation) RETURNING k.n",
+    7,
+    {INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, BOOLARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID,
+     TIMESTAMPTZARRAYOID},
     nullptr};
 
-// generation makes this a compare-and-set as well: whoever stores tokens moves it on. So does whoever plans
-// the row anew, which brings no dead grant back to life: that verdict was compared with the token itself.
+// A compare-and-set as well: a failure belongs to the tokens (generation) and to the plan (due_at) that it was
+// claimed under. That a grant is dead has been compared with the token itself; a new plan does not revive it.
 Statement schedule_failed = {
     "UPDATE token_refresh.schedule s SET status = coalesce(k.status, s.status), due_at = k.due_at,"
     " attempts = k.attempts, lost_response = k.lost_response, failure = k.failure, message = k.message"
-    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)"
-    " AS k(n, id, generation, status, due_at, attempts, lost_response, failure, message)"
-    " WHERE s.id = k.id AND (s.generation = k.generation OR $10 AND k.status = 'needs_reauth') RETURNING k.n",
-    10,
-    {INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, BOOLARRAYOID,
-     TEXTARRAYOID, TEXTARRAYOID, BOOLOID},
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+    " AS k(n, id, generation, planned_at, status, due_at, attempts, lost_response, failure, message)"
+    " WHERE s.id = k.id AND s.status <> 'disconnected' AND (s.generation = k.generation"
+    " AND s.due_at IS NOT DISTINCT FROM k.planned_at OR $11 AND k.status = 'needs_reauth') RETURNING k.n",
+    11,
+    {INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
+     BOOLARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID},
     nullptr};
 
 Statement write_audit = {
@@ -46,45 +53,52 @@ Statement delete_journals = {
 
 Statement delete_parked = {
     "DELETE FROM token_refresh.parked_result p USING unnest($1, $2) AS k(token_table, row_key)"
-    " WHERE p.token_table = k.token_table AND p.row_key = k.row_key",
-    2,
-    {INT4ARRAYOID, TEXTARRAYOID},
+    " WHERE p.token_table = k.token_table AND p.row_key = k.row_key AND (NOT $3 OR p.refresh_token IS NULL)",
+    3,
+    {INT4ARRAYOID, TEXTARRAYOID, BOOLOID},
     nullptr};
 
 // Tried again after 1, 2, 4 ... 30 seconds.
 Statement write_parked = {
     "INSERT INTO token_refresh.parked_result AS p (token_table, row_key, replaces_refresh_token, access_token,"
-    " refresh_token, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, reason, retry_at)"
-    " SELECT k.*, $12, clock_timestamp() + interval '1 second' FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
-    " AS k(token_table, row_key, old, access, refresh, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at)"
+    " refresh_token, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, generation, reason, retry_at)"
+    " SELECT k.*, $13, clock_timestamp() + interval '1 second'"
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS k(token_table, row_key, old, access, refresh,"
+    " token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, generation)"
     " ON CONFLICT (token_table, row_key) DO UPDATE SET access_token = excluded.access_token,"
     " refresh_token = coalesce(excluded.refresh_token, p.refresh_token), token_type = excluded.token_type,"
     " scope = coalesce(excluded.scope, p.scope), issued_at = excluded.issued_at, expires_at = excluded.expires_at,"
-    " refresh_expires_at = excluded.refresh_expires_at, due_at = excluded.due_at, reason = excluded.reason,"
-    " attempts = p.attempts + 1,"
+    " refresh_expires_at = excluded.refresh_expires_at, due_at = excluded.due_at, generation = excluded.generation,"
+    " reason = excluded.reason, attempts = p.attempts + 1,"
     " retry_at = clock_timestamp() + least(30, power(2, least(p.attempts + 1, 5))) * interval '1 second'",
-    12,
+    13,
     {INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-     TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTOID},
+     TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, TEXTOID},
     nullptr};
 
 // Parked tokens fall due like any others. Rows that somebody holds locked stay as they are. What the schedule
-// knows of the provider changes only if these are tokens that it has just given.
+// knows of the provider changes only if these are tokens that it has just given. They count as stored; what
+// the parked result knows of the tokens in the row moves on with that, and so stays true.
 Statement schedule_parked = {
-    "WITH free AS (SELECT s.id FROM unnest($1, $2) AS k(token_table, row_key) JOIN token_refresh.schedule s"
-    "  ON s.token_table = k.token_table AND s.row_key = k.row_key FOR NO KEY UPDATE OF s SKIP LOCKED)"
-    " UPDATE token_refresh.schedule s SET"
+    "WITH free AS (SELECT s.id, s.last_refreshed_at IS DISTINCT FROM p.issued_at AS news"
+    "  FROM unnest($1, $2) AS k(token_table, row_key) JOIN token_refresh.schedule s USING (token_table, row_key)"
+    "  JOIN token_refresh.parked_result p USING (token_table, row_key)"
+    "  WHERE s.status <> 'disconnected' FOR NO KEY UPDATE OF s SKIP LOCKED),"
+    " scheduled AS (UPDATE token_refresh.schedule s SET"
     " due_at = p.due_at,"
     " status = CASE WHEN $3 THEN 'connected' ELSE s.status END,"
     " attempts = CASE WHEN $3 THEN 0 ELSE s.attempts END,"
     " lost_response = s.lost_response AND NOT $3,"
     " failure = CASE WHEN NOT $3 THEN s.failure END,"
     " message = CASE WHEN NOT $3 THEN s.message END,"
-    " generation = s.generation + (s.last_refreshed_at IS DISTINCT FROM p.issued_at)::integer,"
-    " refresh_count = s.refresh_count + (s.last_refreshed_at IS DISTINCT FROM p.issued_at)::integer,"
+    " generation = s.generation + free.news::integer,"
+    " refresh_count = s.refresh_count + free.news::integer,"
     " last_refreshed_at = p.issued_at"
     " FROM token_refresh.parked_result p, free"
-    " WHERE s.id = free.id AND p.token_table = s.token_table AND p.row_key = s.row_key",
+    " WHERE s.id = free.id AND p.token_table = s.token_table AND p.row_key = s.row_key"
+    " RETURNING s.token_table, s.row_key, free.news)"
+    " UPDATE token_refresh.parked_result p SET generation = p.generation + 1 FROM scheduled c"
+    " WHERE c.news AND p.token_table = c.token_table AND p.row_key = c.row_key",
     3,
     {INT4ARRAYOID, TEXTARRAYOID, BOOLOID},
     nullptr};
@@ -136,6 +150,11 @@ Datum Bigints(const Picked& picked, Get get) {
   return MakeArray(picked.count, INT8OID, [&](int i, bool*) { return Int64GetDatum(get(picked.index[i])); });
 }
 
+template <class Get>
+Datum Booleans(const Picked& picked, Get get) {
+  return MakeArray(picked.count, BOOLOID, [&](int i, bool*) { return BoolGetDatum(get(picked.index[i])); });
+}
+
 Datum Numbers(const Picked& picked) {
   return Ints(picked, [](int i) { return i; });
 }
@@ -148,11 +167,19 @@ Datum TokenTables(const SaveWork& work, const Picked& picked) {
   return Ints(picked, [&](int i) { return work.outcomes[i].claim.token_table; });
 }
 
-void MarkWritten(const SaveWork& work, uint64 rows) {
+Datum Generations(const SaveWork& work, const Picked& picked) {
+  return Bigints(picked, [&](int i) { return work.outcomes[i].claim.generation; });
+}
+
+// Sets marks[n] to 1 for each n that the last statement has returned.
+template <class Marks>
+void Mark(Marks& marks, uint64 rows) {
   bool is_null;
   for (uint64 i = 0; i < rows; i++)
-    work.written[DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null))] = 1;
+    marks[DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null))] = 1;
 }
+
+void MarkWritten(const SaveWork& work, uint64 rows) { Mark(work.written, rows); }
 
 // The status that an outcome gives to its row; empty: it stays.
 std::string_view NewStatus(const Outcome& outcome) {
@@ -202,6 +229,34 @@ void WriteTokens(const SaveWork& work, TokenTableStatements* statements, const P
   MarkWritten(work, Execute(&statements->save, values, false));
 }
 
+// What has been written into rows for which outdated(i) holds must not stay there.
+template <class Outdated>
+void RefuseOutdated(const SaveWork& work, const Picked& rows, Outdated outdated) {
+  bool any = false;
+  for (int i = 0; i < rows.count; i++) {
+    work.outdated[rows.index[i]] = outdated(rows.index[i]);
+    any = any || work.outdated[rows.index[i]];
+  }
+  if (any)
+    ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+                    errmsg("tokens were stored while their refresh was in flight")));
+}
+
+void ScheduleRefreshed(const SaveWork& work, const Picked& rows) {
+  Datum values[] = {Numbers(rows),
+                    Bigints(rows, [&](int i) { return work.outcomes[i].claim.schedule_id; }),
+                    Generations(work, rows),
+                    Booleans(rows, [&](int i) { return work.sealed[i].rotated; }),
+                    Times(rows, [&](int i) { return work.outcomes[i].due_at; }),
+                    Times(rows, [&](int i) { return work.outcomes[i].expires_at; }),
+                    Times(rows, [&](int i) { return AnsweredAt(work.outcomes[i]); })};
+  uint64 count = Execute(&schedule_refreshed, values, false);
+  if (count == static_cast<uint64>(rows.count)) return;
+  char* scheduled = static_cast<char*>(palloc0(work.outcomes.size()));
+  Mark(scheduled, count);
+  RefuseOutdated(work, rows, [&](int i) { return !scheduled[i] && !work.sealed[i].rotated; });
+}
+
 void WriteSuccesses(const SaveWork& work) {
   Picked refreshed = Pick(work, [](const Outcome& outcome) { return outcome.tokens.has_value(); });
   if (refreshed.count == 0) return;
@@ -210,17 +265,12 @@ void WriteSuccesses(const SaveWork& work) {
   Picked written = {static_cast<int*>(palloc(sizeof(int) * refreshed.count)), 0};
   for (int i = 0; i < refreshed.count; i++)
     if (work.written[refreshed.index[i]]) written.index[written.count++] = refreshed.index[i];
-  if (written.count == 0) return;
-  Datum values[] = {Bigints(written, [&](int i) { return work.outcomes[i].claim.schedule_id; }),
-                    Times(written, [&](int i) { return work.outcomes[i].due_at; }),
-                    Times(written, [&](int i) { return work.outcomes[i].expires_at; }),
-                    Times(written, [&](int i) { return AnsweredAt(work.outcomes[i]); })};
-  Execute(&schedule_refreshed, values, false);
+  if (written.count > 0) ScheduleRefreshed(work, written);
 }
 
-void DeleteParkedRows(const SaveWork& work, const Picked& rows) {
+void DeleteParkedRows(const SaveWork& work, const Picked& rows, bool unrotated) {
   if (rows.count == 0) return;
-  Datum values[] = {TokenTables(work, rows), RowKeys(work, rows)};
+  Datum values[] = {TokenTables(work, rows), RowKeys(work, rows), BoolGetDatum(unrotated)};
   Execute(&delete_parked, values, false);
 }
 
@@ -250,22 +300,24 @@ void WriteFailures(const SaveWork& work) {
   Datum values[] = {
       Numbers(failed),
       Bigints(failed, [&](int i) { return at(i).claim.schedule_id; }),
-      Bigints(failed, [&](int i) { return at(i).claim.generation; }),
+      Generations(work, failed),
+      Times(failed, [&](int i) { return at(i).claim.due_at; }),
       TextsOrNull(failed, [&](int i) { return NewStatus(at(i)); }),
       Times(failed, [&](int i) { return at(i).due_at; }),
       Ints(failed, [&](int i) { return at(i).attempts; }),
-      MakeArray(failed.count, BOOLOID,
-                [&](int i, bool*) { return BoolGetDatum(at(failed.index[i]).lost_response); }),
+      Booleans(failed, [&](int i) { return at(i).lost_response; }),
       Texts(failed, [&](int i) { return FailureName(at(i).failure->failure); }),
       TextsOrNull(failed, [&](int i) { return std::string_view(work.messages[i]); }),
       BoolGetDatum(!work.schedule_only)};
   for (int i = 0; i < failed.count; i++) work.written[failed.index[i]] = 0;
   MarkWritten(work, Execute(&schedule_failed, values, false));
+  if (!work.schedule_only)
+    RefuseOutdated(work, failed, [&](int i) { return NewStatus(at(i)) == "error" && !work.written[i]; });
   // A parked token of a grant that has died is of no use any more.
   Picked dead = Pick(work, [&](const Outcome& o) {
     return o.failure.has_value() && NewStatus(o) == "needs_reauth" && work.written[&o - work.outcomes.data()];
   });
-  DeleteParkedRows(work, dead);
+  DeleteParkedRows(work, dead, false);
 }
 
 // A rotated token that the caller has seen must survive a crash, whatever the server's default for
@@ -317,7 +369,7 @@ void WriteOutcomes(const SaveWork& work) {
   WriteFailures(work);
   for (size_t i : work.which)
     if (work.outcomes[i].released) work.written[i] = 1;
-  if (work.from_parked) DeleteParkedResults(OnlyWritten(work));
+  if (work.from_parked) DeleteParkedResults(OnlyWritten(work), false);
   AuditPicked(work, Pick(work, [&](const Outcome& o) {
                 return !o.released && work.written[&o - work.outcomes.data()];
               }),
@@ -334,7 +386,7 @@ void DeleteJournals(std::span<const int64_t> journals) {
   Execute(&delete_journals, values, false);
 }
 
-void DeleteParkedResults(const SaveWork& work) { DeleteParkedRows(work, PickAll(work)); }
+void DeleteParkedResults(const SaveWork& work, bool unrotated) { DeleteParkedRows(work, PickAll(work), unrotated); }
 
 void WriteParked(const SaveWork& work, const std::string& reason) {
   CommitToDisk();
@@ -352,6 +404,7 @@ void WriteParked(const SaveWork& work, const std::string& reason) {
       Times(rows, [&](int i) { return at(i).expires_at; }),
       Times(rows, [&](int i) { return at(i).refresh_expires_at; }),
       Times(rows, [&](int i) { return at(i).due_at; }),
+      Generations(work, rows),
       TextDatum(reason)};
   Execute(&write_parked, values, false);
   if (!work.from_parked) WriteAudit(work, "parked");

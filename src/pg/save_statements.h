@@ -16,10 +16,13 @@ namespace token_refresh {
 struct SealedTokens {
   std::string access_token;
   std::string refresh_token;  // empty: the stored one stays
+  bool rotated = false;       // refresh_token is another one than was sent, which is of no use any more
 };
 
-// Everything that one transaction needs. which[i] is an index into outcomes and sealed;
-// written is as long as outcomes and set to 1 for rows whose compare-and-set matched.
+// Everything that one transaction needs. which[i] is an index into outcomes and sealed.
+// written and outdated are as long as outcomes. written is set to 1 for rows whose compare-and-set matched.
+// outdated is set to 1, and the transaction fails, for rows in which others have stored tokens since the claim
+// beside the refresh token that was sent, or which they have planned anew.
 struct SaveWork {
   Micros now = 0;
   std::span<const Outcome> outcomes;
@@ -32,6 +35,7 @@ struct SaveWork {
   bool from_parked = false;
   std::span<char> written;
   bool schedule_only = false;  // failures: their rows reject the new status, the schedule must do
+  std::span<char> outdated = {};
 };
 
 // Tokens into their tables, failures onto their rows, the schedule, the audit, the journal.
@@ -40,7 +44,8 @@ void WriteOutcomes(const SaveWork& work);
 // One audit event per outcome of which.
 void WriteAudit(const SaveWork& work, const char* event);
 void DeleteJournals(std::span<const int64_t> journals);
-void DeleteParkedResults(const SaveWork& work);
+// unrotated: only those whose refresh token is that of the row as well.
+void DeleteParkedResults(const SaveWork& work, bool unrotated);
 
 // Fresh tokens that their table rejects; sealed is for the place of parked results. Those that have
 // been superseded meanwhile are left out.

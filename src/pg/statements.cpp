@@ -59,7 +59,11 @@ char* SaveSql(const TokenTable& table) {
     appendStringInfo(&sql, ", %s = CASE WHEN k.refresh IS NULL THEN coalesce(k.refresh_expires_at, t.%s)"
                      " ELSE k.refresh_expires_at END",
                      Column(table, kColumnRefreshExpiresAt), Column(table, kColumnRefreshExpiresAt));
-  AppendSet(&sql, table, kColumnStatus, "'connected'");
+  if (Has(table, kColumnStatus)) {
+    // Only the application takes back that it has disconnected a credential.
+    const char* status = Column(table, kColumnStatus);
+    appendStringInfo(&sql, ", %s = CASE WHEN t.%s = 'disconnected' THEN t.%s ELSE 'connected' END", status, status, status);
+  }
   AppendSet(&sql, table, kColumnLastError, "NULL");
   AppendSet(&sql, table, kColumnRefreshedAt, "k.issued_at");
   AppendSet(&sql, table, kColumnUpdatedAt, "k.issued_at");
@@ -83,7 +87,10 @@ char* MarkSql(const TokenTable& table) {
   AppendSet(&sql, table, kColumnUpdatedAt, "now()");
   appendStringInfoString(&sql, " FROM unnest($1, $2, $3, $4, $5) AS k(n, key, old, status, last_error) WHERE ");
   AppendKeyMatch(&sql, table);
-  appendStringInfo(&sql, " AND t.%s = k.old RETURNING k.n", refresh);
+  appendStringInfo(&sql, " AND t.%s = k.old", refresh);
+  if (Has(table, kColumnStatus))
+    appendStringInfo(&sql, " AND t.%s IS DISTINCT FROM 'disconnected'", Column(table, kColumnStatus));
+  appendStringInfoString(&sql, " RETURNING k.n");
   return sql.data;
 }
 

@@ -30,6 +30,7 @@ struct TokenTableStatements {
   //  issued_at timestamptz[], expires_at timestamptz[], refresh_expires_at timestamptz[]) -> n of the rows written
   Statement save;
   // (n int4[], key text[], old bytea[], status text[], last_error text[]) -> n of the rows that still hold old
+  // and that the application has not disconnected
   Statement mark;
 };
 

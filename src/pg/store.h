@@ -52,7 +52,10 @@ class PgStore final : public Store {
   struct StoredToken {
     bool exists = false;
     std::string refresh_token;  // sealed; empty: none
+    int64_t generation = -1;    // of its schedule; -1: it has none
   };
+  // Which parked results are of no use any more, because others have stored tokens.
+  enum class Discard { kNothing, kUnrotated, kAll };
 
   // What goes wrong is said in the log, at most once a second, without quoting any row.
   Error Complain(const char* doing, const PostgresError& error);
@@ -88,12 +91,13 @@ class PgStore final : public Store {
                    const std::vector<std::string>& expected, const PostgresError& error,
                    std::vector<SaveVerdict>* verdicts);
   std::string DescribeRejection(const Outcome& outcome, const PostgresError& error) const;
-  std::vector<size_t> ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
-                                    std::vector<std::string>* expected, std::vector<SaveVerdict>* verdicts);
+  std::vector<size_t> ResolveMissed(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
+                                    bool from_parked, std::vector<std::string>* expected,
+                                    std::vector<SaveVerdict>* verdicts);
   void HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
                      const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
   void AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
-                       bool replaced);
+                       Discard discard);
   bool SameToken(const Claim& claim, const std::string& current) const;
   Result<std::vector<StoredToken>> LoadStored(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
   Result<std::vector<SealedTokens>> SealTokens(std::span<const Outcome> outcomes, const std::vector<size_t>& which,

@@ -17,7 +17,7 @@ namespace {
 
 Statement read_parked = {
     "SELECT s.id, s.provider, p.token_table, p.row_key, p.replaces_refresh_token, p.access_token, p.refresh_token,"
-    " p.token_type, p.scope, p.issued_at, p.expires_at, p.refresh_expires_at, p.due_at, s.generation,"
+    " p.token_type, p.scope, p.issued_at, p.expires_at, p.refresh_expires_at, p.due_at, p.generation,"
     " s.attempts, s.lost_response"
     " FROM unnest($1) AS r(id) JOIN token_refresh.schedule s ON s.id = r.id"
     " JOIN token_refresh.parked_result p ON p.token_table = s.token_table AND p.row_key = s.row_key",
@@ -168,9 +168,10 @@ void PgStore::RetryParked(Micros now, std::span<const ClaimRequest> requests, Cl
   std::vector<ClaimRequest> healed;
   for (size_t i = 0; i < outcomes->size(); i++) {
     Outcome& outcome = (*outcomes)[i];
-    if (!outcome.due_at || *outcome.due_at > now) continue;
     for (const ClaimRequest& request : requests)
       if (request.schedule_id == outcome.claim.schedule_id) outcome.claim.asked_for = request.on_demand;
+    const bool due = outcome.due_at && *outcome.due_at <= now;
+    if (!due && !outcome.claim.asked_for) continue;
     if (verdicts[i] == SaveVerdict::kParked || verdicts[i] == SaveVerdict::kNotStored)
       running_out.push_back(std::move(outcome.claim));
     else if (outcome.claim.asked_for)
@@ -180,7 +181,8 @@ void PgStore::RetryParked(Micros now, std::span<const ClaimRequest> requests, Cl
   if (!healed.empty()) ClaimHealed(now, healed, batch);
 }
 
-// Parked tokens that are running out themselves: they are refreshed with the refresh token parked beside them.
+// Parked tokens that are running out themselves, or that do not last long enough for somebody: they are refreshed
+// with the refresh token parked beside them.
 void PgStore::ClaimParked(std::vector<Claim> claims, ClaimBatch* batch) {
   std::vector<int64_t> ids;
   for (const Claim& claim : claims) ids.push_back(claim.schedule_id);
@@ -193,7 +195,7 @@ void PgStore::ClaimParked(std::vector<Claim> claims, ClaimBatch* batch) {
   }
 }
 
-// Results that their table has taken at last, too late for the caller who waits: ordinary rows now.
+// Results that their table has taken at last, and that are not what the caller waits for: ordinary rows now.
 void PgStore::ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests, ClaimBatch* batch) {
   Result<ClaimBatch> more = ClaimRows(now, requests);
   if (!more.ok()) return;

@@ -1,6 +1,7 @@
 // Saving: one transaction for the whole batch; if that fails, row by row; what a token
 // table rejects is parked. A compare-and-set that did not match is looked into: the same token
-// in a new envelope is saved after all, other tokens are left alone.
+// in a new envelope is saved after all, other tokens are left alone. So are other tokens beside the same
+// refresh token, unless the provider has replaced that: then what it gave is all there is.
 #include "core/sealed_box.h"
 #include "pg/catalog.h"
 #include "pg/keys.h"
@@ -18,6 +19,9 @@ namespace {
 // credentials to serve.
 constexpr Micros kRowByRowBudget = kSecond;
 
+Statement load_generation = {
+    "SELECT generation FROM token_refresh.schedule WHERE id = $1", 1, {INT8OID}, nullptr};
+
 std::vector<std::string> Messages(std::span<const Outcome> outcomes) {
   std::vector<std::string> messages(outcomes.size());
   for (size_t i = 0; i < outcomes.size(); i++) {
@@ -27,6 +31,12 @@ std::vector<std::string> Messages(std::span<const Outcome> outcomes) {
       messages[i] += (messages[i].empty() ? "" : "; ") + warning;
   }
   return messages;
+}
+
+// Whether the answer holds another refresh token than was sent. One that is parked does, or it would not be there.
+bool Rotated(const Outcome& outcome, bool from_parked) {
+  const Secret& fresh = outcome.tokens->refresh_token;
+  return !fresh.empty() && (from_parked || !fresh.Equals(outcome.claim.refresh_token.view()));
 }
 
 std::vector<size_t> AllOf(std::span<const Outcome> outcomes) {
@@ -100,13 +110,13 @@ std::vector<SaveVerdict> PgStore::Save(Micros now, std::span<const Outcome> outc
 
 std::vector<SaveVerdict> PgStore::SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked) {
   std::vector<SaveVerdict> verdicts(outcomes.size(), SaveVerdict::kNotStored);
-  std::vector<size_t> all = AllOf(outcomes);
   std::vector<std::string> expected;
   expected.reserve(outcomes.size());
   for (const Outcome& outcome : outcomes) expected.push_back(outcome.claim.stored_refresh_token);
-  SaveOrPark(now, outcomes, all, from_parked, expected, &verdicts);
-  std::vector<size_t> resealed = ResolveMissed(now, outcomes, from_parked, &expected, &verdicts);
-  if (!resealed.empty()) SaveOrPark(now, outcomes, resealed, from_parked, expected, &verdicts);
+  for (std::vector<size_t> which = AllOf(outcomes); !which.empty();) {
+    SaveOrPark(now, outcomes, which, from_parked, expected, &verdicts);
+    which = ResolveMissed(now, outcomes, which, from_parked, &expected, &verdicts);
+  }
   return verdicts;
 }
 
@@ -129,14 +139,24 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
     ReportToLog(WARNING, ("cannot seal fresh tokens: " + sealed.error().message).c_str());
     return false;
   }
+  for (size_t i : which)
+    if (outcomes[i].tokens) (*sealed)[i].rotated = Rotated(outcomes[i], from_parked);
   std::vector<std::string> messages = Messages(outcomes);
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<int64_t> journals = FinishedJournals(outcomes, which);
-  std::vector<char> written(outcomes.size());
-  SaveWork work{now,   outcomes, *sealed,  expected,    which,
-                names, messages, journals, from_parked, written, schedule_only};
+  std::vector<char> written(outcomes.size()), outdated(outcomes.size());
+  SaveWork work{now,      outcomes, *sealed,     expected, which,         names,
+                messages, journals, from_parked, written,  schedule_only, outdated};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteOutcomes(work); });
   if (failed) {
+    std::vector<size_t> current;
+    for (size_t i : which)
+      if (!outdated[i]) current.push_back(i);
+    if (current.size() < which.size()) {
+      for (size_t i : which)
+        if (outdated[i]) (*verdicts)[i] = SaveVerdict::kSuperseded;
+      return current.empty() || SaveOnce(now, outcomes, current, from_parked, expected, verdicts, error, schedule_only);
+    }
     *error = std::move(*failed);
     return false;
   }
@@ -189,31 +209,40 @@ std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresErr
 
 // Looks into those whose compare-and-set did not match. Returns the ones that hold the same token in a
 // new envelope, with that envelope in expected, to be saved once more; settles the verdict of the others.
-std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> outcomes, bool from_parked,
+std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> outcomes,
+                                           const std::vector<size_t>& which, bool from_parked,
                                            std::vector<std::string>* expected, std::vector<SaveVerdict>* verdicts) {
-  std::vector<size_t> missed, resealed, replanned, superseded;
-  for (size_t i = 0; i < verdicts->size(); i++)
+  std::vector<size_t> missed, resealed, replanned, outdated, superseded;
+  for (size_t i : which)
     if ((*verdicts)[i] == SaveVerdict::kSuperseded) missed.push_back(i);
   if (missed.empty()) return resealed;
   Result<std::vector<StoredToken>> stored = LoadStored(outcomes, missed);
   for (size_t m = 0; m < missed.size(); m++) {
     size_t i = missed[m];
+    const Outcome& outcome = outcomes[i];
     if (!stored.ok()) {
       (*verdicts)[i] = SaveVerdict::kNotStored;
-    } else if ((*stored)[m].exists && (*stored)[m].refresh_token == (*expected)[i]) {
+      continue;
+    }
+    const StoredToken& current = (*stored)[m];
+    const bool same_envelope = current.exists && current.refresh_token == (*expected)[i];
+    if (!same_envelope && !SameToken(outcome.claim, current.refresh_token)) {
+      if (!current.exists) (*verdicts)[i] = SaveVerdict::kGone;
+      superseded.push_back(i);
+    } else if (outcome.tokens && !Rotated(outcome, from_parked) && current.generation != outcome.claim.generation) {
+      outdated.push_back(i);
+    } else if (same_envelope) {
       HandleIgnored(now, outcomes, i, from_parked, *expected, verdicts);
       if ((*verdicts)[i] == SaveVerdict::kSuperseded) replanned.push_back(i);
-    } else if (SameToken(outcomes[i].claim, (*stored)[m].refresh_token)) {
-      (*expected)[i] = (*stored)[m].refresh_token;
+    } else {
+      (*expected)[i] = current.refresh_token;
       (*verdicts)[i] = SaveVerdict::kNotStored;
       resealed.push_back(i);
-    } else {
-      if (!(*stored)[m].exists) (*verdicts)[i] = SaveVerdict::kGone;
-      superseded.push_back(i);
     }
   }
-  AuditSuperseded(now, outcomes, replanned, false);
-  AuditSuperseded(now, outcomes, superseded, true);
+  AuditSuperseded(now, outcomes, replanned, Discard::kNothing);
+  AuditSuperseded(now, outcomes, outdated, Discard::kUnrotated);
+  AuditSuperseded(now, outcomes, superseded, Discard::kAll);
   return resealed;
 }
 
@@ -231,17 +260,18 @@ void PgStore::HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_
   LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
 }
 
-// replaced: by other tokens, so what may be parked for the old ones is of no use any more.
 void PgStore::AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
-                              bool replaced) {
+                              Discard discard) {
   if (superseded.empty()) return;
+  std::vector<int64_t> journals = FinishedJournals(outcomes, superseded);
   ForgetJournals(outcomes, superseded);
   std::vector<std::string> messages(outcomes.size());
   std::vector<std::string> names = ProviderNames(outcomes);
   SaveWork work{now, outcomes, {}, {}, superseded, names, messages, {}, false, {}};
   auto error = RunPostgres(kActivitySave, [&] {
-    if (replaced) DeleteParkedResults(work);
+    if (discard != Discard::kNothing) DeleteParkedResults(work, discard == Discard::kUnrotated);
     WriteAudit(work, "superseded");
+    DeleteJournals(journals);
   });
   if (error) Complain("auditing superseded answers", *error);
 }
@@ -263,6 +293,7 @@ Result<std::vector<PgStore::StoredToken>> PgStore::LoadStored(std::span<const Ou
   struct Plain {
     bool exists;
     bytea* refresh_token;
+    int64_t generation;
   };
   Plain* plain = static_cast<Plain*>(MemoryContextAllocZero(scratch_context_, sizeof(Plain) * which.size()));
   auto error = RunPostgres(kActivitySave, [&] {
@@ -277,12 +308,17 @@ Result<std::vector<PgStore::StoredToken>> PgStore::LoadStored(std::span<const Ou
       MemoryContext previous = MemoryContextSwitchTo(scratch_context_);
       plain[m].refresh_token = is_null ? nullptr : DatumGetByteaPCopy(token);
       MemoryContextSwitchTo(previous);
+      Datum schedule_id[] = {Int64GetDatum(claim.schedule_id)};
+      bool scheduled = Execute(&load_generation, schedule_id, false) > 0;
+      plain[m].generation =
+          scheduled ? DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null)) : -1;
     }
   });
   if (error) return Complain("reading what is stored", *error);
   std::vector<StoredToken> stored(which.size());
   for (size_t m = 0; m < which.size(); m++) {
     stored[m].exists = plain[m].exists;
+    stored[m].generation = plain[m].generation;
     if (plain[m].refresh_token != nullptr)
       stored[m].refresh_token.assign(VARDATA_ANY(plain[m].refresh_token), VARSIZE_ANY_EXHDR(plain[m].refresh_token));
   }

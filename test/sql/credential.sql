@@ -126,6 +126,35 @@ UPDATE token_refresh.credential SET status = 'needs_reauth' WHERE subject = 'dea
 SELECT token_refresh.store_credential('acme', 'dead', '{"access_token": "fake-alive", "expires_in": 3600}') > 0 AS stored;
 SELECT status, refresh_token IS NULL AS no_refresh_token FROM token_refresh.credential WHERE subject = 'dead';
 
+-- What the application itself says in the status counts: it may stop the refreshing of a credential, and let it go on.
+CREATE FUNCTION pg_temp.say(new_status text) RETURNS TABLE (status text, scheduled boolean, generation bigint) LANGUAGE sql AS $$
+    UPDATE token_refresh.credential SET status = new_status WHERE subject = 'spoken';
+    SELECT s.status, s.due_at IS NOT NULL, s.generation FROM token_refresh.schedule s JOIN token_refresh.credential c ON s.row_key = c.id::text WHERE c.subject = 'spoken';
+$$;
+SELECT token_refresh.store_credential('acme', 'spoken', '{"access_token": "fake-spoken", "refresh_token": "fake-spoken-refresh", "expires_in": 3600}') > 0 AS stored;
+SELECT * FROM pg_temp.say('disconnected');
+SELECT access_token, status FROM token_refresh.get_token('acme', 'spoken');
+BEGIN;
+UPDATE token_refresh.credential SET issued_at = '2020-01-01', expires_at = '2020-01-02' WHERE subject = 'spoken';
+SELECT access_token, status, was_refreshed, message FROM token_refresh.get_token('acme', 'spoken');
+ROLLBACK;
+SELECT success, failure, message FROM token_refresh.refresh_credential('acme', 'spoken');
+SELECT * FROM pg_temp.say('connected');
+SELECT * FROM pg_temp.say('needs_reauth');
+SELECT success, failure, message FROM token_refresh.refresh_credential('acme', 'spoken');
+SELECT * FROM pg_temp.say('connected');
+-- Other tokens do not take back that it is disconnected, unless they are stored by store_credential.
+SELECT * FROM pg_temp.say('disconnected');
+UPDATE token_refresh.credential SET refresh_token = 'fake' WHERE subject = 'spoken';
+SELECT * FROM pg_temp.say('disconnected');
+SELECT token_refresh.store_credential('acme', 'spoken', '{"access_token": "fake-spoken", "refresh_token": "fake-spoken-refresh", "expires_in": 3600}') > 0 AS stored;
+SELECT * FROM pg_temp.say('connected');
+-- A dead grant gets another refresh token.
+SELECT * FROM pg_temp.say('needs_reauth');
+UPDATE token_refresh.credential SET refresh_token = 'fake' WHERE subject = 'spoken';
+SELECT status, due_at IS NOT NULL AS scheduled FROM token_refresh.token_status WHERE subject = 'spoken';
+DELETE FROM token_refresh.credential WHERE subject = 'spoken';
+
 -- In the transaction that has stored it.
 BEGIN;
 SELECT token_refresh.store_credential('acme', 'new', '{"access_token": "fake-new", "refresh_token": "fake-new-refresh", "expires_in": 3600}') > 0 AS stored;

@@ -180,6 +180,121 @@ subtest 'another access token, but the same refresh token' => sub {
     refreshes_again('partly');
 };
 
+subtest 'a failure while other tokens are stored beside the same refresh token' => sub {
+    for my $kind ('invalid_client', 'status')
+    {
+        my $subject = "beside_$kind";
+        $server->fault('acme', kind => $kind, status => $kind eq 'status' ? 500 : undef, match => $subject);
+        begin_refresh($subject, 'before');
+        store_credential($node, 'acme', { subject => $subject, access_token => "fake-$kind", expires_in => 3600 });
+        let_answer();
+        $server->fault('acme');
+        my $status = status_of($node, 'acme', $subject);
+        is(join('|', $status->{status}, $status->{attempts}, $status->{last_error} // ''), 'connected|0|', "$kind does not touch them");
+        is($node->safe_psql('postgres', "SELECT status, last_error FROM token_refresh.credential WHERE subject = '$subject'"), 'connected|', "$kind: nor the row");
+        is(events($subject), 'superseded', "$kind: one audit event");
+        refreshes_again($subject);
+    }
+};
+
+subtest 'a provider that keeps its refresh tokens' => sub {
+    create_provider($node, 'keeping', token_endpoint => $server->token_endpoint('keeping'));
+    my %extra = ('leaves it out' => sub { {} }, 'repeats it' => sub { { refresh_token => $_[0]{refresh_token} } });
+    for my $answer (sort keys %extra)
+    {
+        for my $way ('with', 'without')
+        {
+            (my $subject = "$answer $way") =~ s/ /_/g;
+            my ($old) = $server->expired_grants('keeping', subjects => [$subject]);
+            $server->control('keeping', policy => 'norotate', hold => 'after', extra => $extra{$answer}->($old));
+            store_credential($node, 'keeping', $old);
+            $server->wait('keeping', held => 1);
+            # Signed in again: the same refresh token, other tokens beside it.
+            my %newer = (subject => $subject, access_token => "fake-newer-$subject", refresh_token => $old->{refresh_token}, scope => 'more', expires_in => 7200);
+            delete $newer{refresh_token} if $way eq 'without';
+            store_credential($node, 'keeping', \%newer);
+            my $caller = start_query($node, "SELECT success FROM token_refresh.refresh_credential('keeping', '$subject')");
+            $node->poll_query_until('postgres', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event_type = 'Extension'")
+                or die 'the caller does not wait';
+            $server->release('keeping');
+            is(($caller->finish)[0], 't', "the provider $answer, stored $way it: a waiting caller is content");
+            is(events($subject), 'superseded', 'one audit event: superseded');
+            is($node->safe_psql('postgres', "SELECT access_token, scope, expires_at > now() + interval '1 hour 59 minutes' FROM token_refresh.get_token('keeping', '$subject')"),
+                "$newer{access_token}|more|t", 'all of the newer row stays');
+            my $status = status_of($node, 'keeping', $subject);
+            is("$status->{status} $status->{refresh_count} $status->{attempts}", 'connected 0 0', 'so does its status');
+            is($node->safe_psql('postgres', 'SELECT (SELECT count(*) FROM token_refresh.in_flight), (SELECT count(*) FROM token_refresh.parked_result)'), '0|0', 'nothing is left');
+            is($node->safe_psql('postgres', "SELECT success FROM token_refresh.refresh_credential('keeping', '$subject')"), 't', 'the next refresh works');
+        }
+    }
+
+    # One of many: the others are stored by the same batch.
+    $server->control('keeping', hold => 'after', extra => {});
+    my @many = $server->expired_grants('keeping', prefix => 'many', n => 20);
+    store_credential($node, 'keeping', @many);
+    $server->wait('keeping', held => 20);
+    store_credential($node, 'keeping', { subject => 'many7', access_token => 'fake-newer-many7', expires_in => 7200 });
+    my $offset = -s $node->logfile;
+    $server->release('keeping');
+    $server->wait('keeping', in_flight => 0);
+    poll_until($node, "SELECT count(*) = 19 FROM token_refresh.token_status WHERE subject LIKE 'many%' AND refresh_count = 1", 'the others of the batch are stored');
+    is(events('many7'), 'superseded', 'one is superseded');
+    is(access_token($node, 'keeping', 'many7'), 'fake-newer-many7', 'its newer token stays');
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.in_flight', 'nothing is in flight');
+    unlike(read_log($node, $offset), qr/could not be stored|parking/, 'no complaint in the log');
+
+    # Sealed anew, it is still the one that was claimed.
+    my ($grant) = $server->expired_grants('keeping', subjects => ['kept_resealed']);
+    $server->control('keeping', hold => 'after');
+    store_credential($node, 'keeping', $grant);
+    $server->wait('keeping', held => 1);
+    $node->safe_psql('postgres', <<'END');
+BEGIN;
+SELECT token_refresh._own_writes(true);
+UPDATE token_refresh.credential SET
+    access_token = token_refresh._reseal('token_refresh.credential', id::text, 'access_token', access_token),
+    refresh_token = token_refresh._reseal('token_refresh.credential', id::text, 'refresh_token', refresh_token)
+    WHERE subject = 'kept_resealed';
+COMMIT;
+END
+    $server->release('keeping');
+    $server->wait('keeping', in_flight => 0);
+    poll_until($node, "SELECT refresh_count = 1 FROM token_refresh.token_status WHERE subject = 'kept_resealed'", 'in a new envelope it is stored');
+    ok($server->is_active('keeping', access_token($node, 'keeping', 'kept_resealed')), 'as the provider gave it');
+};
+
+subtest 'disconnected meanwhile' => sub {
+    my $disconnect = sub { return $node->safe_psql('postgres', "UPDATE token_refresh.credential SET status = 'disconnected' WHERE subject = '$_[0]'") };
+    my $stays = sub {
+        my ($subject, $what) = @_;
+        is($node->safe_psql('postgres', "SELECT c.status, s.status, s.due_at IS NULL FROM token_refresh.credential c JOIN token_refresh.schedule s ON s.row_key = c.id::text WHERE subject = '$subject'"),
+            'disconnected|disconnected|t', "$what: it stays so");
+        my $requests = $server->stats('acme')->{requests};
+        is($node->safe_psql('postgres', "SELECT success, failure, message FROM token_refresh.refresh_credential('acme', '$subject')"),
+            'f|reauth|the credential has been disconnected', "$what: it is not refreshed any more");
+        is($server->stats('acme')->{requests}, $requests, "$what: nor presented");
+    };
+    begin_refresh('leaves_success');
+    $disconnect->('leaves_success');
+    let_answer();
+    is(events('leaves_success'), 'refreshed', 'new tokens are stored: the old ones are used up');
+    $stays->('leaves_success', 'success');
+    $node->safe_psql('postgres', "UPDATE token_refresh.credential SET status = 'connected' WHERE subject = 'leaves_success'");
+    refreshes_again('leaves_success');
+
+    for my $kind ('invalid_grant', 'invalid_client', 'status')
+    {
+        $server->fault('acme', kind => $kind, status => $kind eq 'status' ? 500 : undef, match => "leaves_$kind");
+        begin_refresh("leaves_$kind", 'before');
+        $disconnect->("leaves_$kind");
+        let_answer();
+        is(events("leaves_$kind"), 'superseded', "$kind: one audit event");
+        is($node->safe_psql('postgres', "SELECT last_error FROM token_refresh.credential WHERE subject = 'leaves_$kind'"), '', "$kind: the row is as it was");
+        $stays->("leaves_$kind", $kind);
+        $server->fault('acme');
+    }
+};
+
 subtest 'the row is written for other reasons' => sub {
     begin_refresh('touched');
     $node->safe_psql('postgres', "UPDATE token_refresh.credential SET scope = 'other', expires_at = expires_at + interval '1 second' WHERE subject = 'touched'");
@@ -220,6 +335,62 @@ subtest 'the grant dies while the row is written for other reasons' => sub {
         is($server->stats('acme')->{per_subject}{$subject}{requests}, 1, "$name: it is not presented again");
         $server->fault('acme');
     }
+};
+
+subtest 'a new plan is no new token' => sub {
+    my $schedule = sub { return $node->safe_psql('postgres', "SELECT $_[1] FROM token_refresh.schedule s JOIN token_refresh.credential c ON s.row_key = c.id::text WHERE subject = '$_[0]'") };
+    store_credential($node, 'acme', new_grant('planned'));
+    $node->safe_psql('postgres', "UPDATE token_refresh.schedule SET lost_response = true WHERE row_key = (SELECT id::text FROM token_refresh.credential WHERE subject = 'planned')");
+    my $generation = $schedule->('planned', 'generation');
+    my $due_at     = $schedule->('planned', 'due_at');
+    $node->safe_psql('postgres', q{SELECT token_refresh.alter_provider('acme', '{"refresh_margin": "4 minutes"}')});
+    isnt($schedule->('planned', 'due_at'), $due_at, 'alter_provider plans anew');
+    is($schedule->('planned', 'generation, lost_response'), "$generation|t", 'the tokens are the old ones, and an answer may still be lost');
+    $node->safe_psql('postgres', "UPDATE token_refresh.credential SET expires_at = expires_at - interval '1 minute' WHERE subject = 'planned'");
+    is($schedule->('planned', 'generation, lost_response'), "$generation|t", 'another expiry does not change that');
+    store_credential($node, 'acme', { subject => 'planned', access_token => 'fake', expires_in => 3600 });
+    is($schedule->('planned', 'generation, lost_response'), ($generation + 1) . '|t', 'another access token is new, but the refresh token is the same');
+    store_credential($node, 'acme', new_grant('planned'));
+    is($schedule->('planned', 'generation, lost_response'), ($generation + 2) . '|f', 'another refresh token has lost no answer');
+
+};
+
+subtest 'few request slots' => sub {
+    # The last of a batch has to wait until the others are answered, but has been looked at before.
+    my $small = new_node('small', 'token_refresh.request_slots' => 16, 'token_refresh.request_timeout' => '60s');
+    create_provider($small, 'small', token_endpoint => $server->token_endpoint('small'));
+    $small->safe_psql('postgres', 'SELECT token_refresh.pause()');
+    $server->control('small', hold => 'before');
+    store_credential($small, 'small', $server->expired_grants('small', n => 5));
+    my $batch = start_query($small, 'SELECT details FROM token_refresh.refresh_expiring_tokens()');
+    $server->wait('small', held => 4);
+    $small->safe_psql('postgres', q{SELECT token_refresh.alter_provider('small', '{"refresh_margin": "1 minute"}')});
+    $server->release('small');
+    is(($batch->finish)[0], '{"small": {"refreshed": 5}}', 'who has looked before the new plan gets a refresh all the same');
+    is($server->stats('small')->{requests}, 5, 'of each');
+
+    # All are taken.
+    my @grants = $server->grants('small', prefix => 'busy', n => 17);
+    store_credential($small, 'small', @grants);
+    $server->control('small', hold => 'before');
+    my @callers = map { start_query($small, "SELECT success FROM token_refresh.refresh_credential('small', 'busy$_')") } 1 .. 16;
+    $server->wait('small', held => 16);
+    my $last = "token_refresh.%s('small', 'busy17'%s)";
+    $small->safe_psql('postgres', "UPDATE token_refresh.credential SET issued_at = now() - interval '1 hour', expires_at = now() + interval '30 seconds' WHERE subject = 'busy17'");
+    is($small->safe_psql('postgres', sprintf("SELECT access_token, status, message FROM $last", 'get_token', '')),
+        "$grants[16]{access_token}|connected|too many credentials are being waited for; try again later", 'no slot is left: the token that lives is given');
+    for my $call (sprintf("SELECT $last", 'get_access_token', ", min_validity => '10 minutes'"), sprintf("SELECT success FROM $last", 'refresh_credential', ''))
+    {
+        my ($status, $output, $error) = $small->psql('postgres', "\\set VERBOSITY verbose\n$call");
+        like($error, qr/ERROR:  53400: too many credentials are being waited for/, $call);
+    }
+    $small->safe_psql('postgres', "UPDATE token_refresh.credential SET expires_at = now() - interval '1 second' WHERE subject = 'busy17'");
+    my ($status, $output, $error) = $small->psql('postgres', "\\set VERBOSITY verbose\n" . sprintf("SELECT $last", 'get_access_token', ''));
+    like($error, qr/ERROR:  53400: /, 'once it has expired that is an error');
+    $server->release('small');
+    is(join(' ', map { ($_->finish)[0] } @callers), join(' ', ('t') x 16), 'those who wait are served');
+    ok($server->is_active('small', access_token($small, 'small', 'busy17')), 'and then the last');
+    $small->stop;
 };
 
 # A new key at the head of the ring.

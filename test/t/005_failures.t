@@ -110,6 +110,11 @@ FROM failures WHERE n = 2 AND pause NOT BETWEEN interval '0.8 s' AND interval '4
 END
 };
 
+subtest 'refresh_credential has no business with the access token' => sub {
+    query("UPDATE token_refresh.credential SET access_token = 'damaged' WHERE provider = 'status_500' AND subject = 'alive'");
+    is(query("SELECT success, failure, expires_at > now() FROM token_refresh.refresh_credential('status_500', 'alive')"), 'f|transient|t', 'it fails as ever');
+};
+
 subtest 'the trouble ends' => sub {
     $server->control($_, fault => { kind => 'none' }, hang => 0) for keys %trouble;
     for my $name (sort keys %trouble)

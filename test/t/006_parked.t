@@ -41,7 +41,6 @@ sub parked_and_served
     my ($token, $status, $message) = split /\|/, query("SELECT access_token, status, message FROM token_refresh.get_token('acme', '$subject')"), -1;
     ok($server->is_active('acme', $token), 'readers get the fresh token');
     is("$status|$message", 'connected|', 'as if it were stored');
-    is(query("SELECT success FROM token_refresh.refresh_credential('acme', '$subject')"), 't', 'refresh_credential is content with it');
     query('SELECT token_refresh.refresh_expiring_tokens()');
     my $row = status_of($node, 'acme', $subject);
     is("$row->{status} $row->{refresh_count} $row->{attempts}", 'connected 1 0', 'the status counts it as refreshed');
@@ -193,6 +192,94 @@ subtest 'the parked token itself runs out' => sub {
     is($server->stats('short')->{reuse}, 0, 'each refresh token was presented once');
     is(query("SELECT success FROM token_refresh.refresh_credential('short', 'short')"), 't', 'the next refresh works');
     query("DELETE FROM token_refresh.credential WHERE provider = 'short'");
+};
+
+# Makes what is parked fifty minutes older. Nothing tries to store it meanwhile.
+sub age_parked
+{
+    my ($subject) = @_;
+    query(<<"END");
+BEGIN;
+SELECT token_refresh._own_writes(true);
+UPDATE token_refresh.credential SET issued_at = issued_at - interval '1 day' WHERE subject = '$subject';
+UPDATE token_refresh.parked_result SET issued_at = issued_at - interval '50 minutes', expires_at = expires_at - interval '50 minutes';
+UPDATE token_refresh.schedule s SET last_refreshed_at = p.issued_at FROM token_refresh.parked_result p WHERE s.row_key = p.row_key;
+COMMIT;
+END
+    return;
+}
+
+subtest 'the parked token does not last long enough' => sub {
+    reject('brief');
+    store_expired('acme', 'brief');
+    await_parked('brief');
+    query('SELECT token_refresh.pause()');
+    age_parked('brief');
+    my $first = access_token($node, 'acme', 'brief');
+    my $get = "SELECT access_token, was_refreshed, coalesce(message, '') FROM token_refresh.get_token('acme', 'brief', min_validity => '%s minutes')";
+    is(query(sprintf($get, 5)), "$first|f|", 'who needs five minutes gets it');
+    is($server->stats('acme')->{per_subject}{brief}{requests}, 1, 'there was one request');
+
+    $server->fault('acme', kind => 'status', status => 500, match => '^brief$');
+    like(query(sprintf($get, 30)), qr/^\Q$first\E\|f\|HTTP 500/, 'who needs half an hour gets it while the provider fails');
+    $server->fault('acme');
+    query("UPDATE token_refresh.schedule SET attempts = 0 WHERE attempts > 0");
+    my ($second, $rest) = split /\|/, query(sprintf($get, 30)), 2;
+    ok($second ne $first && $server->is_active('acme', $second), 'else another one');
+    is($rest, 't|', 'as get_token says');
+    is($server->stats('acme')->{per_subject}{brief}{requests}, 3, 'by one more request');
+    is(access_token($node, 'acme', 'brief') eq $second, 1, 'which serves everybody');
+    is(query(sprintf($get, 30)), "$second|f|", 'and is not made again');
+
+    is(query("SELECT success, expires_at > now() + interval '59 minutes' FROM token_refresh.refresh_credential('acme', 'brief')"), 't|t', 'refresh_credential refreshes it as well');
+    my $third = access_token($node, 'acme', 'brief');
+    ok($third ne $second && $server->is_active('acme', $third), 'now it is another one');
+    accept_all();
+    query('UPDATE token_refresh.parked_result SET retry_at = now(); SELECT token_refresh.resume()');
+    poll_until($node, "SELECT NOT parked FROM token_refresh.token_status WHERE subject = 'brief'", 'it heals');
+    is(access_token($node, 'acme', 'brief') eq $third, 1, 'with the last one');
+    is(query("SELECT success FROM token_refresh.refresh_credential('acme', 'brief')"), 't', 'the next refresh works');
+    is($server->stats('acme')->{reuse}, 0, 'no refresh token was presented twice');
+};
+
+subtest 'a provider that keeps its refresh tokens' => sub {
+    create_provider($node, 'keeping', token_endpoint => $server->token_endpoint('keeping'));
+    $server->control('keeping', policy => 'norotate');
+    for my $way ('with', 'without')
+    {
+        my $subject = "kept_$way";
+        reject($subject);
+        my ($old) = $server->expired_grants('keeping', subjects => [$subject]);
+        store_credential($node, 'keeping', $old);
+        await_parked($subject);
+        # Signed in again meanwhile: the same refresh token, another access token.
+        my %newer = (subject => $subject, access_token => "fake-newer-$way", refresh_token => $old->{refresh_token}, expires_in => 7200);
+        delete $newer{refresh_token} if $way eq 'without';
+        store_credential($node, 'keeping', \%newer);
+        is(access_token($node, 'keeping', $subject), $newer{access_token}, "$way refresh token: the newer tokens are given");
+        accept_all();
+        poll_until($node, "SELECT NOT parked FROM token_refresh.token_status WHERE subject = '$subject'", "$way refresh token: what is parked is of no use any more");
+        is(access_token($node, 'keeping', $subject), $newer{access_token}, "$way refresh token: they stay");
+        is(query("SELECT success FROM token_refresh.refresh_credential('keeping', '$subject')"), 't', "$way refresh token: the next refresh works");
+    }
+
+    # The same, not committed yet when the answer is parked.
+    my ($old) = $server->expired_grants('keeping', subjects => ['kept_open']);
+    $server->control('keeping', hold => 'after');
+    store_credential($node, 'keeping', $old);
+    $server->wait('keeping', held => 1);
+    my $session = background_session($node);
+    $session->query('BEGIN');
+    $session->query("SELECT token_refresh.store_credential('keeping', 'kept_open', '{\"access_token\": \"fake-newer-open\", \"expires_in\": 7200}')");
+    $server->release('keeping');
+    poll_until($node, 'SELECT count(*) = 1 FROM token_refresh.parked_result', 'not committed yet when the answer comes: parked');
+    $session->query('COMMIT');
+    $session->quit;
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.parked_result', 'discarded when it is committed');
+    is(access_token($node, 'keeping', 'kept_open'), 'fake-newer-open', 'the newer tokens stay');
+    is($node->safe_psql('postgres', "SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM token_refresh.audit_event WHERE subject = 'kept_open'"),
+        'credential_stored credential_stored parked superseded', 'as the audit says');
+    is(query("SELECT success FROM token_refresh.refresh_credential('keeping', 'kept_open')"), 't', 'the next refresh works');
 };
 
 subtest 'it heals on demand' => sub {

@@ -89,7 +89,19 @@ subtest 'a change that makes nothing due' => sub {
 subtest 'alive, but due' => sub {
     store_credential($node, 'acme', my ($grant) = $server->grants('acme', subjects => ['ageing']));
     my $age = "UPDATE token_refresh.credential SET issued_at = now() - interval '1 hour', expires_at = now() + interval '1 minute' WHERE subject = 'ageing'";
-    refused('made due', 'ageing', $age);
+    my $requests = $server->stats('acme')->{requests};
+    for my $function (qw(get_access_token get_token))
+    {
+        my $output = $node->safe_psql('postgres', "BEGIN;\n$age;\n" . sprintf($ask{$function}, 'ageing') . ";\nROLLBACK");
+        is($output eq $grant->{access_token}, 1, "$function gives the token that lives");
+    }
+    is($node->safe_psql('postgres', "BEGIN;\n$age;\nSELECT status, was_refreshed, message FROM token_refresh.get_token('acme', 'ageing');\nROLLBACK"),
+        'connected|f|this transaction has changed the credential; it can be refreshed after COMMIT', 'get_token says why it is not a fresh one');
+    # Those who have said that they need more of it, or a refresh whatever there is, are refused.
+    local $ask{get_access_token}   = "SELECT token_refresh.get_access_token('acme', '%s', min_validity => '10 minutes')";
+    local $ask{get_token}          = "SELECT access_token FROM token_refresh.get_token('acme', '%s', min_validity => '10 minutes')";
+    refused('made due, not enough', 'ageing', $age);
+    is($server->stats('acme')->{requests}, $requests, 'the provider was not asked');
 };
 
 subtest 'somebody else holds it' => sub {
