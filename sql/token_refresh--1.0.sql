@@ -153,7 +153,7 @@ CREATE TABLE parked_result (
     token_table integer NOT NULL,
     row_key text COLLATE "C" NOT NULL,
     replaces_refresh_token bytea NOT NULL,
-    access_token bytea NOT NULL,
+    access_token bytea CHECK (access_token IS NOT NULL OR refresh_token IS NOT NULL),
     refresh_token bytea,
     token_type text NOT NULL,
     scope text,
@@ -170,6 +170,7 @@ CREATE TABLE parked_result (
 );
 ALTER TABLE parked_result ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;
 COMMENT ON COLUMN parked_result.generation IS 'that of the schedule when these were given; if it has moved on, other tokens were stored in the row';
+COMMENT ON COLUMN parked_result.access_token IS 'NULL: a refresh token came alone; the access token in the row stays';
 COMMENT ON COLUMN parked_result.retry_at IS 'when the table is asked again to take them';
 COMMENT ON COLUMN parked_result.due_at IS 'when these tokens themselves are to be refreshed';
 COMMENT ON TABLE parked_result IS 'fresh tokens, sealed, whose table rejected the write; retried until it takes them';

@@ -20,8 +20,8 @@ Outcome StartOutcome(Claim claim, Micros now) {
 
 // Whether the provider may have used up the refresh token without our learning the answer.
 bool AnswerMayBeLost(const FailedAnswer& answer, const HttpResponse& response) {
-  return answer.unread_success || response.failure == TransportFailure::kMaybeHandled || response.failure == TransportFailure::kTooLarge ||
-         response.resent;
+  return answer.unread_success || response.resent || response.failure == TransportFailure::kMaybeHandled ||
+         response.failure == TransportFailure::kTooLarge;
 }
 
 int32_t OneMoreAttempt(int32_t attempts) {

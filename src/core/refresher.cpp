@@ -115,9 +115,10 @@ void Refresher::Impl::TakeAnswer(InFlight flight, const HttpResponse& response) 
 
   const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
   TokenSet* tokens = std::get_if<TokenSet>(&answer);
-  Outcome outcome = tokens != nullptr ? RefreshedOutcome(std::move(flight.claim), std::move(*tokens), context)
-                                      : FailedOutcome(std::move(flight.claim),
-                                                      std::move(*std::get_if<FailedAnswer>(&answer)), response, context);
+  Outcome outcome =
+      tokens != nullptr ? RefreshedOutcome(std::move(flight.claim), std::move(*tokens), context)
+                        : FailedOutcome(std::move(flight.claim), std::move(*std::get_if<FailedAnswer>(&answer)),
+                                        response, context);
   outcome.duration = response.duration;
   JudgeProvider(flight, outcome);
   outbox.Add(std::move(outcome));

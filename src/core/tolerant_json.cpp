@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 constexpr size_t kUnitLength = 6;  // of \uXXXX
+constexpr std::string_view kEscapes = "\"\\/bfnrt";
 constexpr std::string_view kMarks = "{}[],:\" \t\r\n";
 
 bool IsEmptyValue(const SecretJson& value) {
@@ -31,7 +32,7 @@ class MemberCollector {
     if (event == Event::key) {
       name_ = SecretString(TextOf(parsed).value_or(std::string_view()));
       newest_.reset();
-    } else if (name_.has_value() && (event == Event::value || event == Event::object_end || event == Event::array_end)) {
+    } else if (name_.has_value() && event != Event::object_start && event != Event::array_start) {
       Add(std::move(parsed));
     }
     return true;
@@ -99,7 +100,7 @@ struct Mending {
 void MendEscape(Mending& work) {
   const std::optional<uint32_t> unit = LeadingUnit(work.rest);
   if (!unit.has_value()) {
-    const bool known = work.rest.size() > 1 && std::string_view("\"\\/bfnrt").find(work.rest[1]) != std::string_view::npos;
+    const bool known = work.rest.size() > 1 && kEscapes.find(work.rest[1]) != std::string_view::npos;
     return known ? work.Keep(2) : work.Replace(1, kReplacement);
   }
   if (IsHighSurrogate(unit) && IsLowSurrogate(LeadingUnit(work.rest.substr(kUnitLength)))) {

@@ -93,7 +93,7 @@ void PreferParked(Look* look) {
   Snapshot snapshot = FreshSnapshot();
   bool found = FetchParked(kBuiltInTokenTable, look->row_key, snapshot, &parked);
   UnregisterSnapshot(snapshot);
-  if (!found || parked.issued_at <= row->issued_at) return;
+  if (!found || parked.access_token == nullptr || parked.issued_at <= row->issued_at) return;
   if (!Alive(parked.expires, parked.expires_at) && Alive(row->expires, row->expires_at)) return;
   look->sealed_for = kParkedPlace;
   look->sealed_for_row = psprintf("%d:%s", kBuiltInTokenTable, look->row_key);

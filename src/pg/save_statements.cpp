@@ -65,9 +65,12 @@ Statement write_parked = {
     " SELECT k.*, $13, clock_timestamp() + interval '1 second'"
     " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS k(token_table, row_key, old, access, refresh,"
     " token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, generation)"
-    " ON CONFLICT (token_table, row_key) DO UPDATE SET access_token = excluded.access_token,"
-    " refresh_token = coalesce(excluded.refresh_token, p.refresh_token), token_type = excluded.token_type,"
-    " scope = coalesce(excluded.scope, p.scope), issued_at = excluded.issued_at, expires_at = excluded.expires_at,"
+    " ON CONFLICT (token_table, row_key) DO UPDATE SET access_token = coalesce(excluded.access_token, p.access_token),"
+    " refresh_token = coalesce(excluded.refresh_token, p.refresh_token),"
+    " token_type = CASE WHEN excluded.access_token IS NULL THEN p.token_type ELSE excluded.token_type END,"
+    " scope = coalesce(excluded.scope, p.scope),"
+    " issued_at = CASE WHEN excluded.access_token IS NULL THEN p.issued_at ELSE excluded.issued_at END,"
+    " expires_at = CASE WHEN excluded.access_token IS NULL THEN p.expires_at ELSE excluded.expires_at END,"
     " refresh_expires_at = excluded.refresh_expires_at, due_at = excluded.due_at, generation = excluded.generation,"
     " reason = excluded.reason, attempts = p.attempts + 1,"
     " retry_at = clock_timestamp() + least(30, power(2, least(p.attempts + 1, 5))) * interval '1 second'",
@@ -183,6 +186,7 @@ void MarkWritten(const SaveWork& work, uint64 rows) { Mark(work.written, rows); 
 
 // The status that an outcome gives to its row; empty: it stays.
 std::string_view NewStatus(const Outcome& outcome) {
+  if (!outcome.failure) return {};
   switch (outcome.failure->failure) {
     case FailureClass::kReauth:
     case FailureClass::kLostResponse:
@@ -192,6 +196,11 @@ std::string_view NewStatus(const Outcome& outcome) {
     default:
       return {};
   }
+}
+
+// Whether the row of its table changes although there is no access token.
+bool ChangesTokenRow(const Outcome& outcome) {
+  return !outcome.rotated_refresh_token.empty() || !NewStatus(outcome).empty();
 }
 
 std::optional<Micros> AnsweredAt(const Outcome& outcome) { return outcome.answered_at; }
@@ -278,24 +287,16 @@ void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const
   Datum values[] = {
       Numbers(rows), RowKeys(work, rows),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }),
-      Texts(rows, [&](int i) { return NewStatus(work.outcomes[i]); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
+      Times(rows, [&](int i) { return work.outcomes[i].refresh_expires_at; }),
+      TextsOrNull(rows, [&](int i) { return NewStatus(work.outcomes[i]); }),
       Texts(rows, [&](int i) { return std::string_view(work.messages[i]); })};
   MarkWritten(work, Execute(&statements->mark, values, false));
 }
 
-void WriteFailures(const SaveWork& work) {
-  // A new status is a statement about the stored refresh token, so it goes to its row first, and only
-  // if that token is still there.
-  Picked marking = Pick(work, [&](const Outcome& o) {
-    return o.failure.has_value() && !NewStatus(o).empty() && !work.schedule_only;
-  });
-  ForEachTable(work, marking,
-               [&](TokenTableStatements* statements, const Picked& rows) { MarkTokenRows(work, statements, rows); });
-  Picked failed = Pick(work, [&](const Outcome& o) {
-    return o.failure.has_value() &&
-           (NewStatus(o).empty() || work.schedule_only || work.written[&o - work.outcomes.data()]);
-  });
-  if (failed.count == 0) return;
+// Returns how many rows the schedule has taken; their numbers are in SPI_tuptable.
+uint64 ScheduleFailed(const SaveWork& work, const Picked& failed, bool rows_written) {
+  if (failed.count == 0) return 0;
   auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
   Datum values[] = {
       Numbers(failed),
@@ -307,10 +308,26 @@ void WriteFailures(const SaveWork& work) {
       Ints(failed, [&](int i) { return at(i).attempts; }),
       Booleans(failed, [&](int i) { return at(i).lost_response; }),
       Texts(failed, [&](int i) { return FailureName(at(i).failure->failure); }),
-      TextsOrNull(failed, [&](int i) { return std::string_view(work.messages[i]); }),
-      BoolGetDatum(!work.schedule_only)};
-  for (int i = 0; i < failed.count; i++) work.written[failed.index[i]] = 0;
-  MarkWritten(work, Execute(&schedule_failed, values, false));
+      TextsOrNull(failed, [&](int i) { return std::string_view(at(i).failure->message); }),
+      BoolGetDatum(rows_written)};
+  return Execute(&schedule_failed, values, false);
+}
+
+void WriteFailures(const SaveWork& work) {
+  // What concerns the stored refresh token goes to its row first, and only if that token is still there.
+  Picked marking = Pick(work, [&](const Outcome& o) { return ChangesTokenRow(o) && !work.schedule_only; });
+  ForEachTable(work, marking,
+               [&](TokenTableStatements* statements, const Picked& rows) { MarkTokenRows(work, statements, rows); });
+  Picked failed = Pick(work, [&](const Outcome& o) {
+    return o.failure.has_value() &&
+           (!ChangesTokenRow(o) || work.schedule_only || work.written[&o - work.outcomes.data()]);
+  });
+  uint64 scheduled = ScheduleFailed(work, failed, !work.schedule_only);
+  auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
+  // A new refresh token stands in its row, whatever has become of the plan meanwhile.
+  for (int i = 0; i < failed.count; i++)
+    if (work.schedule_only || at(failed.index[i]).rotated_refresh_token.empty()) work.written[failed.index[i]] = 0;
+  MarkWritten(work, scheduled);
   if (!work.schedule_only)
     RefuseOutdated(work, failed, [&](int i) { return NewStatus(at(i)) == "error" && !work.written[i]; });
   // A parked token of a grant that has died is of no use any more.
@@ -398,8 +415,8 @@ void WriteParked(const SaveWork& work, const std::string& reason) {
       BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
-      Texts(rows, [&](int i) { return std::string_view(at(i).tokens->token_type); }),
-      TextsOrNull(rows, [&](int i) { return std::string_view(at(i).tokens->scope); }),
+      Texts(rows, [&](int i) { return at(i).tokens ? std::string_view(at(i).tokens->token_type) : ""; }),
+      TextsOrNull(rows, [&](int i) { return at(i).tokens ? std::string_view(at(i).tokens->scope) : ""; }),
       Times(rows, [&](int i) { return AnsweredAt(at(i)); }),
       Times(rows, [&](int i) { return at(i).expires_at; }),
       Times(rows, [&](int i) { return at(i).refresh_expires_at; }),
@@ -412,7 +429,10 @@ void WriteParked(const SaveWork& work, const std::string& reason) {
 }
 
 void ScheduleParked(const SaveWork& work) {
-  Picked rows = PickAll(work);
+  // A refresh token alone is a failure like any other for the schedule; to park it again changes nothing there.
+  ScheduleFailed(work, Pick(work, [](const Outcome& o) { return o.failure.has_value(); }), false);
+  Picked rows = Pick(work, [](const Outcome& o) { return o.tokens.has_value(); });
+  if (rows.count == 0) return;
   Datum values[] = {TokenTables(work, rows), RowKeys(work, rows), BoolGetDatum(!work.from_parked)};
   Execute(&schedule_parked, values, false);
 }

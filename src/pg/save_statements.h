@@ -14,7 +14,7 @@ namespace token_refresh {
 
 // New tokens, sealed for the place where they are going to be stored.
 struct SealedTokens {
-  std::string access_token;
+  std::string access_token;   // empty: none was given, the stored one stays
   std::string refresh_token;  // empty: the stored one stays
   bool rotated = false;       // refresh_token is another one than was sent, which is of no use any more
 };

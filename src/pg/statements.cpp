@@ -29,6 +29,14 @@ void AppendSet(StringInfo sql, const TokenTable& table, TokenColumn column, cons
   if (Has(table, column)) appendStringInfo(sql, ", %s = %s", Column(table, column), expression);
 }
 
+// Where what is null the column stays as it is.
+void AppendSetUnlessNull(StringInfo sql, const TokenTable& table, TokenColumn column, const char* what,
+                         const char* expression) {
+  if (!Has(table, column)) return;
+  appendStringInfo(sql, ", %s = CASE WHEN %s IS NULL THEN t.%s ELSE %s END", Column(table, column), what,
+                   Column(table, column), expression);
+}
+
 char* LoadSql(const TokenTable& table) {
   StringInfoData sql;
   initStringInfo(&sql);
@@ -79,17 +87,21 @@ char* MarkSql(const TokenTable& table) {
   StringInfoData sql;
   initStringInfo(&sql);
   const char* refresh = Column(table, kColumnRefreshToken);
-  // Setting the refresh token to itself keeps this an UPDATE, and so a row lock, for tables without
-  // a status column as well.
-  appendStringInfo(&sql, "UPDATE %s AS t SET %s = t.%s", table.quoted_name, refresh, refresh);
-  AppendSet(&sql, table, kColumnStatus, "k.status");
-  AppendSet(&sql, table, kColumnLastError, "k.last_error");
+  // A failure brings a new status, or a new refresh token. Setting the refresh token to itself keeps this an
+  // UPDATE, and so a row lock, for tables without a status column as well.
+  appendStringInfo(&sql, "UPDATE %s AS t SET %s = coalesce(k.refresh, t.%s)", table.quoted_name, refresh, refresh);
+  AppendSetUnlessNull(&sql, table, kColumnRefreshExpiresAt, "k.refresh", "k.refresh_expires_at");
+  AppendSetUnlessNull(&sql, table, kColumnStatus, "k.status", "k.status");
+  AppendSetUnlessNull(&sql, table, kColumnLastError, "k.status", "k.last_error");
   AppendSet(&sql, table, kColumnUpdatedAt, "now()");
-  appendStringInfoString(&sql, " FROM unnest($1, $2, $3, $4, $5) AS k(n, key, old, status, last_error) WHERE ");
+  appendStringInfoString(&sql,
+                         " FROM unnest($1, $2, $3, $4, $5, $6, $7)"
+                         " AS k(n, key, old, refresh, refresh_expires_at, status, last_error) WHERE ");
   AppendKeyMatch(&sql, table);
   appendStringInfo(&sql, " AND t.%s = k.old", refresh);
   if (Has(table, kColumnStatus))
-    appendStringInfo(&sql, " AND t.%s IS DISTINCT FROM 'disconnected'", Column(table, kColumnStatus));
+    appendStringInfo(&sql, " AND (k.refresh IS NOT NULL OR t.%s IS DISTINCT FROM 'disconnected')",
+                     Column(table, kColumnStatus));
   appendStringInfoString(&sql, " RETURNING k.n");
   return sql.data;
 }
@@ -105,7 +117,8 @@ void Make(TokenTableStatements* statements, const TokenTable& table) {
   const Oid load[] = {INT4ARRAYOID, TEXTARRAYOID};
   const Oid save[] = {INT4ARRAYOID,  TEXTARRAYOID,          BYTEAARRAYOID,         BYTEAARRAYOID,        BYTEAARRAYOID,
                       TEXTARRAYOID,  TEXTARRAYOID,          TIMESTAMPTZARRAYOID,   TIMESTAMPTZARRAYOID,  TIMESTAMPTZARRAYOID};
-  const Oid mark[] = {INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
+  const Oid mark[] = {INT4ARRAYOID,        TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID,
+                      TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
   statements->table = table;
   SetStatement(&statements->load, LoadSql(table), lengthof(load), load);
   SetStatement(&statements->save, SaveSql(table), lengthof(save), save);

@@ -15,10 +15,15 @@ namespace token_refresh {
 
 namespace {
 
+// To a refresh token that came alone belong the times of the access token that is stored.
 Statement read_parked = {
     "SELECT s.id, s.provider, p.token_table, p.row_key, p.replaces_refresh_token, p.access_token, p.refresh_token,"
-    " p.token_type, p.scope, p.issued_at, p.expires_at, p.refresh_expires_at, p.due_at, p.generation,"
-    " s.attempts, s.lost_response"
+    " p.token_type, p.scope,"
+    " CASE WHEN p.access_token IS NULL THEN s.last_refreshed_at ELSE p.issued_at END,"
+    " CASE WHEN p.access_token IS NULL THEN s.expires_at ELSE p.expires_at END,"
+    " p.refresh_expires_at,"
+    " CASE WHEN p.access_token IS NULL THEN s.due_at ELSE p.due_at END,"
+    " p.generation, s.attempts, s.lost_response"
     " FROM unnest($1) AS r(id) JOIN token_refresh.schedule s ON s.id = r.id"
     " JOIN token_refresh.parked_result p ON p.token_table = s.token_table AND p.row_key = s.row_key",
     1,
@@ -29,7 +34,7 @@ struct PlainParked {
   int64_t schedule_id, generation;
   int32_t provider, token_table, attempts;
   char *row_key, *subject, *label, *token_type, *scope, *place;
-  bytea *replaces, *access_token, *refresh_token;
+  bytea *replaces, *access_token, *refresh_token;  // not both of the last two are null
   bool expires, refresh_expires, due, lost_response;
   TimestampTz issued_at, expires_at, refresh_expires_at, due_at;
 };
@@ -105,18 +110,22 @@ Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
   claim.last_refreshed_at = FromTimestamp(row.issued_at);
   claim.stored_refresh_token = View(row.replaces);
   std::string key = ParkedRowKey(row.token_table, claim.row_key);
-  Result<Secret> access = Open(ring, {kParkedPlace, key, "access_token"}, View(row.access_token));
-  if (!access.ok()) return access.error();
   Result<Secret> refresh = row.refresh_token != nullptr
                                ? Open(ring, {kParkedPlace, key, "refresh_token"}, View(row.refresh_token))
                                : Open(ring, {row.place, claim.row_key, "refresh_token"}, View(row.replaces));
   if (!refresh.ok()) return refresh.error();
-  outcome.tokens.emplace();
-  outcome.tokens->access_token = std::move(*access);
-  if (row.refresh_token != nullptr) outcome.tokens->refresh_token = refresh->Clone();
+  if (row.access_token != nullptr) {
+    Result<Secret> access = Open(ring, {kParkedPlace, key, "access_token"}, View(row.access_token));
+    if (!access.ok()) return access.error();
+    outcome.tokens.emplace();
+    outcome.tokens->access_token = std::move(*access);
+    if (row.refresh_token != nullptr) outcome.tokens->refresh_token = refresh->Clone();
+    outcome.tokens->token_type = row.token_type;
+    if (row.scope != nullptr) outcome.tokens->scope = row.scope;
+  } else {
+    outcome.rotated_refresh_token = refresh->Clone();
+  }
   claim.refresh_token = std::move(*refresh);
-  outcome.tokens->token_type = row.token_type;
-  if (row.scope != nullptr) outcome.tokens->scope = row.scope;
   outcome.answered_at = FromTimestamp(row.issued_at);
   if (row.expires) outcome.expires_at = claim.expires_at = FromTimestamp(row.expires_at);
   if (row.refresh_expires) outcome.refresh_expires_at = FromTimestamp(row.refresh_expires_at);

@@ -79,18 +79,20 @@ Result<std::vector<SealedTokens>> PgStore::SealTokens(std::span<const Outcome> o
   if (!ring.ok()) return ring.error();
   std::vector<SealedTokens> sealed(outcomes.size());
   for (size_t i : which) {
-    if (!outcomes[i].tokens) continue;
+    if (!outcomes[i].HasNewTokens()) continue;
     const Claim& claim = outcomes[i].claim;
     std::string parked_key = ParkedRowKey(claim.token_table, claim.row_key);
     std::string_view table = for_parking ? std::string_view(kParkedPlace) : std::string_view(TokenPlace(claim.token_table));
     std::string_view row = for_parking ? std::string_view(parked_key) : std::string_view(claim.row_key);
-    Result<std::string> access =
-        Seal(**ring, SealedPlace{table, row, "access_token"}, outcomes[i].tokens->access_token.view());
-    if (!access.ok()) return access.error();
-    sealed[i].access_token = std::move(*access);
-    if (outcomes[i].tokens->refresh_token.empty()) continue;
+    if (outcomes[i].tokens) {
+      Result<std::string> access =
+          Seal(**ring, SealedPlace{table, row, "access_token"}, outcomes[i].tokens->access_token.view());
+      if (!access.ok()) return access.error();
+      sealed[i].access_token = std::move(*access);
+    }
+    if (outcomes[i].NewRefreshToken().empty()) continue;
     Result<std::string> refresh =
-        Seal(**ring, SealedPlace{table, row, "refresh_token"}, outcomes[i].tokens->refresh_token.view());
+        Seal(**ring, SealedPlace{table, row, "refresh_token"}, outcomes[i].NewRefreshToken().view());
     if (!refresh.ok()) return refresh.error();
     sealed[i].refresh_token = std::move(*refresh);
   }
@@ -174,7 +176,7 @@ void PgStore::GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t 
                           std::vector<SaveVerdict>* verdicts) {
   std::string reason = error.sqlstate == 0 ? "no key to seal with" : DescribeRejection(outcomes[i], error);
   LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
-  if (outcomes[i].tokens) return Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
+  if (outcomes[i].HasNewTokens()) return Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
   // A lock goes away by itself. A row that rejects its new status must not keep a dead grant in use.
   PostgresError again;
   if (error.sqlstate != ERRCODE_LOCK_NOT_AVAILABLE)
@@ -188,7 +190,7 @@ void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const 
   std::vector<size_t> rest;
   for (size_t i : which) {
     if (FromTimestamp(GetCurrentTimestamp()) - started > kRowByRowBudget) {
-      if (outcomes[i].tokens) rest.push_back(i);
+      if (outcomes[i].HasNewTokens()) rest.push_back(i);
       continue;
     }
     PostgresError error;
@@ -200,10 +202,8 @@ void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const 
 
 std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresError& error) const {
   std::vector<std::string_view> secrets = {outcome.claim.refresh_token.view()};
-  if (outcome.tokens) {
-    secrets.push_back(outcome.tokens->access_token.view());
-    secrets.push_back(outcome.tokens->refresh_token.view());
-  }
+  if (outcome.tokens) secrets.push_back(outcome.tokens->access_token.view());
+  secrets.push_back(outcome.NewRefreshToken().view());
   return std::string(unpack_sql_state(error.sqlstate)) + " " + ScrubText(error.message, secrets);
 }
 
@@ -252,7 +252,7 @@ void PgStore::HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_
   const char* reason = "a trigger or rule of the table has dropped the update";
   (*verdicts)[i] = SaveVerdict::kNotStored;
   PostgresError error;
-  if (outcomes[i].tokens)
+  if (outcomes[i].HasNewTokens())
     Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
   else if (SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error, true) &&
            (*verdicts)[i] == SaveVerdict::kSuperseded)

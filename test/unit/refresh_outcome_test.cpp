@@ -140,7 +140,8 @@ TEST(FailedOutcomeTest, DeadAfterALostAnswerSaysSo) {
 
   HttpResponse resent;
   resent.resent = true;
-  const Outcome now = FailedOutcome(MakeClaim(), {{FailureClass::kReauth, "why", {}}, {}, {}, false}, resent, Context({}));
+  FailedAnswer dead{{FailureClass::kReauth, "why", {}}, {}, {}, false};
+  const Outcome now = FailedOutcome(MakeClaim(), std::move(dead), resent, Context({}));
   EXPECT_EQ(now.failure->failure, FailureClass::kLostResponse);
 }
 
