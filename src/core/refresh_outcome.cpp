@@ -87,7 +87,8 @@ void PlanNextTry(Outcome& outcome, const AnswerContext& context) {
 }  // namespace
 
 Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& context) {
-  const RefreshTiming& timing = context.provider.options.timing;
+  RefreshTiming timing = context.provider.options.timing;
+  if (claim.refresh_margin) timing.refresh_margin = claim.refresh_margin;
   const Micros now = context.now;
   Outcome outcome = StartOutcome(std::move(claim), now);
   outcome.attempts = 0;
@@ -180,6 +181,8 @@ DemandResult ResultOf(Refusal refusal) {
       return DemandResult::kNoRefreshToken;
     case Refusal::kUnreadable:
       return DemandResult::kUnreadable;
+    case Refusal::kLeftAlone:
+      return DemandResult::kLeftAlone;
     case Refusal::kParked:
       return DemandResult::kParked;
   }

@@ -35,7 +35,8 @@ enum class DemandResult : uint8_t {
   kNotFound,
   kLocked,
   kNoRefreshToken,
-  kUnreadable,        // the ciphertext does not open with the keys at hand
+  kUnreadable,        // the ciphertext does not open with the keys at hand, or the table cannot be read
+  kLeftAlone,         // the filter of its table does not hold for the row
   kShuttingDown,
   kInternal,          // the store failed; see the server log
 };

@@ -24,6 +24,7 @@ Micros HoldLength(Refusal refusal) {
     case Refusal::kAlreadyRefreshed:
     case Refusal::kNeedsReauth:
     case Refusal::kNoRefreshToken:
+    case Refusal::kLeftAlone:
       return kLongHold;
     case Refusal::kLocked:
     case Refusal::kParked:

@@ -51,14 +51,20 @@ struct Claim {
   std::string row_key;
   std::string subject, label;
   std::string stored_refresh_token;  // as it stands in the row (ciphertext): the compare-and-set value
-  Secret refresh_token;              // opened
+  Secret refresh_token;              // to be sent
+  Secret replaced_refresh_token;     // the one that stands in the row, opened; empty: that is refresh_token
   int64_t generation = 0;
   int32_t attempts = 0;
   bool lost_response = false;        // an earlier answer may have been lost on the way
   std::optional<Micros> expires_at;  // of the access token
   std::optional<Micros> last_refreshed_at;
+  std::optional<Micros> refresh_margin;  // of its token table; nothing: the provider's, or the default
   std::optional<Micros> due_at;      // of the row, when it was claimed
   bool asked_for = false;            // somebody waits for it
+
+  const Secret& StoredRefreshToken() const {
+    return replaced_refresh_token.empty() ? refresh_token : replaced_refresh_token;
+  }
 };
 
 enum class Refusal {
@@ -68,7 +74,8 @@ enum class Refusal {
   kAlreadyRefreshed, // its generation has moved on since the caller looked
   kNeedsReauth,      // the grant is known to be dead; it is not presented again
   kNoRefreshToken,
-  kUnreadable,       // the stored ciphertext does not open
+  kUnreadable,       // the stored ciphertext does not open, or the table cannot be read
+  kLeftAlone,        // the table's owner does not want it refreshed now
   kParked,           // a result waits to be written; the store is at it
 };
 

@@ -51,6 +51,14 @@ void RaisePlainError(const PlainError& plain) {
   pg_unreachable();
 }
 
+char* CopyOut(std::string_view text) {
+  char* copy = static_cast<char*>(palloc_extended(text.size() + 1, MCXT_ALLOC_NO_OOM));
+  if (copy == nullptr) throw std::bad_alloc();
+  memcpy(copy, text.data(), text.size());
+  copy[text.size()] = '\0';
+  return copy;
+}
+
 void ReportToLog(int level, const char* message, const char* hint) noexcept {
   PG_TRY();
   { ereport(level, (errmsg("token_refresh: %s", message), hint != nullptr ? errhint("%s", hint) : 0)); }

@@ -15,6 +15,7 @@
 #include <optional>
 #include <string>
 #include <new>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
@@ -64,6 +65,9 @@ struct PostgresError {
   int sqlstate = 0;
   std::string message;
 };
+
+// A palloc'd copy, for C++ code inside RunCpp: throws when there is no memory, raises nothing.
+char* CopyOut(std::string_view text);
 
 // Writes to the server log from C++ code: whatever goes wrong with that is swallowed. level is below
 // ERROR. hint may be null. The text must hold no secret.

@@ -1,6 +1,7 @@
 #include "pg/demand.h"
 
 #include "pg/shared_state.h"
+#include "pg/workers.h"
 
 namespace token_refresh {
 
@@ -14,7 +15,8 @@ RefresherPhase PhaseHere() {
 }  // namespace
 
 bool CanRefresh() {
-  return !RecoveryInProgress() && SharedStateAvailable() && LauncherRunning() &&
+  // The refresher itself, in a trigger or a function of a table's owner, cannot wait for itself.
+  return !AmRefresher() && !RecoveryInProgress() && SharedStateAvailable() && LauncherRunning() &&
          PhaseHere() != RefresherPhase::kExcluded;
 }
 
@@ -97,6 +99,8 @@ const char* DemandResultName(DemandResult result) {
       return "no_refresh_token";
     case DemandResult::kUnreadable:
       return "unreadable";
+    case DemandResult::kLeftAlone:
+      return "left_alone";
     case DemandResult::kShuttingDown:
       return "shutting_down";
     case DemandResult::kInternal:
@@ -124,6 +128,7 @@ const char* DemandFailure(DemandResult result) {
       return DemandResultName(result);
     case DemandResult::kProviderDisabled:
     case DemandResult::kUnreadable:
+    case DemandResult::kLeftAlone:
       return "client_config";
     case DemandResult::kNoRefreshToken:
       return "reauth";
@@ -148,8 +153,8 @@ const char* DemandMessage(DemandResult result) {
       return "another transaction holds the credential; try again when it has ended";
     case DemandResult::kNoRefreshToken:
       return "there is no refresh token; the user must sign in again";
-    case DemandResult::kUnreadable:
-      return "the stored refresh token does not open with the keys at hand; see the server log";
+    case DemandResult::kLeftAlone:
+      return "the filter of the table leaves this row alone";
     case DemandResult::kShuttingDown:
       return "the refresher is stopping; try again";
     case DemandResult::kInternal:

@@ -1,6 +1,7 @@
 // SQL functions that read and refresh credentials: get_access_token, get_token,
-// refresh_credential, _refresh_many.
+// refresh_credential, get_access_token_from, refresh_row, _refresh_many.
 #include "pg/boundary.h"
+#include "pg/read_attached.h"
 #include "pg/read_token.h"
 #include "pg/settings.h"
 #include "pg/shared_state.h"
@@ -9,6 +10,8 @@ extern "C" {
 PG_FUNCTION_INFO_V1(token_refresh_get_access_token);
 PG_FUNCTION_INFO_V1(token_refresh_get_token);
 PG_FUNCTION_INFO_V1(token_refresh_refresh_credential);
+PG_FUNCTION_INFO_V1(token_refresh_get_access_token_from);
+PG_FUNCTION_INFO_V1(token_refresh_refresh_row);
 PG_FUNCTION_INFO_V1(token_refresh_refresh_many);
 }
 
@@ -25,18 +28,30 @@ text* RequireText(FunctionCallInfo fcinfo, int argument, const char* name) {
   return PG_GETARG_TEXT_PP(argument);
 }
 
+void ReadMinValidity(FunctionCallInfo fcinfo, int argument, TokenRequestArgs* args) {
+  if (PG_NARGS() <= argument || PG_ARGISNULL(argument)) return;
+  args->has_min_validity = true;
+  args->min_validity = FromInterval(PG_GETARG_INTERVAL_P(argument));
+  if (args->min_validity < 0)
+    ereport(ERROR,
+            (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"min_validity\" must not be negative")));
+}
+
 void ReadArgs(FunctionCallInfo fcinfo, TokenRequestArgs* args) {
   *args = {};
   args->provider = RequireText(fcinfo, 0, "provider");
   args->subject = RequireText(fcinfo, 1, "subject");
   args->label = RequireText(fcinfo, 2, "label");
-  if (PG_NARGS() > 3 && !PG_ARGISNULL(3)) {
-    args->has_min_validity = true;
-    args->min_validity = FromInterval(PG_GETARG_INTERVAL_P(3));
-    if (args->min_validity < 0)
-      ereport(ERROR,
-              (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"min_validity\" must not be negative")));
-  }
+  ReadMinValidity(fcinfo, 3, args);
+}
+
+void ReadRowArgs(FunctionCallInfo fcinfo, TokenRequestArgs* args) {
+  *args = {};
+  if (PG_ARGISNULL(0))
+    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"table_name\" must not be null")));
+  args->row_key = RequireText(fcinfo, 1, "row_key");
+  ReadMinValidity(fcinfo, 2, args);
+  args->table = RequireAttached(PG_GETARG_OID(0));
 }
 
 Datum TextOrNull(const char* value, bool* is_null) {
@@ -60,6 +75,20 @@ bool AnyAnswered(const WindowRequest* requests, int count) {
   for (int i = 0; i < count; i++)
     if (requests[i].until != 0 && AwaitRequest(requests[i].ticket, 0, &result)) return true;
   return false;
+}
+
+void PutRefreshAnswer(FunctionCallInfo fcinfo, const TokenRequestArgs& args) {
+  RefreshAnswer answer;
+  InitMaterializedSRF(fcinfo, 0);
+  RefreshNow(args, &answer);
+  Datum values[4];
+  bool nulls[4] = {};
+  values[0] = BoolGetDatum(answer.success);
+  nulls[1] = !answer.expires;
+  values[1] = TimestampTzGetDatum(answer.expires_at);
+  values[2] = TextOrNull(answer.failure, &nulls[2]);
+  values[3] = TextOrNull(answer.message, &nulls[3]);
+  PutRow(fcinfo, values, nulls);
 }
 
 // A sliding window over the ids: results come back in order, requests run ahead. Each is waited for as long as
@@ -126,21 +155,29 @@ extern "C" Datum token_refresh_get_token(PG_FUNCTION_ARGS) {
   return 0;
 }
 
+extern "C" Datum token_refresh_get_access_token_from(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  TokenRequestArgs args;
+  TokenAnswer answer;
+  ReadRowArgs(fcinfo, &args);
+  ObtainToken(args, &answer);
+  if (answer.access_token == nullptr) PG_RETURN_NULL();
+  PG_RETURN_TEXT_P(answer.access_token);
+}
+
 extern "C" Datum token_refresh_refresh_credential(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
-  InitMaterializedSRF(fcinfo, 0);
   TokenRequestArgs args;
-  RefreshAnswer answer;
   ReadArgs(fcinfo, &args);
-  RefreshNow(args, &answer);
-  Datum values[4];
-  bool nulls[4] = {};
-  values[0] = BoolGetDatum(answer.success);
-  nulls[1] = !answer.expires;
-  values[1] = TimestampTzGetDatum(answer.expires_at);
-  values[2] = TextOrNull(answer.failure, &nulls[2]);
-  values[3] = TextOrNull(answer.message, &nulls[3]);
-  PutRow(fcinfo, values, nulls);
+  PutRefreshAnswer(fcinfo, args);
+  return 0;
+}
+
+extern "C" Datum token_refresh_refresh_row(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  TokenRequestArgs args;
+  ReadRowArgs(fcinfo, &args);
+  PutRefreshAnswer(fcinfo, args);
   return 0;
 }
 

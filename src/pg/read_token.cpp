@@ -5,6 +5,7 @@
 #include "pg/boundary.h"
 #include "pg/keys.h"
 #include "pg/provider_cache.h"
+#include "pg/read_attached.h"
 #include "pg/settings.h"
 
 namespace token_refresh {
@@ -15,43 +16,69 @@ namespace {
 // for a validity of its own.
 constexpr int64_t kPatienceWhileAliveMs = 1000;
 
-constexpr const char* kDisconnected = "disconnected";
+constexpr const char* kGone = "disconnected";
 
 // One look at the credential and what belongs to it.
 struct Look {
   CredentialRow row;
-  char row_key[24];
-  // What the envelope of row.access_token is bound to.
+  int32_t token_table;
+  const char* row_key;
+  char id_text[24];
+  const char* provider;  // may be null in an attached table
+  const char* subject;   // of an attached row
+  bool issued;           // row.issued_at is known
+  // What the envelope of row.access_token is bound to; null: the token is as the attached table stores it.
   const char* sealed_for;
   const char* sealed_for_row;
 };
 
 Snapshot FreshSnapshot() { return RegisterSnapshot(GetLatestSnapshot()); }
 
-bool LookUp(const TokenRequestArgs& args, bool fresh, Look* look) {
-  // A transaction snapshot may be older than the last refresh; a statement's is as new as it gets.
-  bool latest = fresh || IsolationUsesXactSnapshot();
-  Snapshot snapshot = latest ? FreshSnapshot() : GetActiveSnapshot();
-  bool found = FetchCredential(args.provider, args.subject, args.label, snapshot, &look->row);
-  if (latest) UnregisterSnapshot(snapshot);
-  if (!found) return false;
-  pg_lltoa(look->row.id, look->row_key);
+bool LookUpCredential(const TokenRequestArgs& args, Snapshot snapshot, Look* look) {
+  if (!FetchCredential(args.provider, args.subject, args.label, snapshot, &look->row)) return false;
+  pg_lltoa(look->row.id, look->id_text);
+  look->token_table = kBuiltInTokenTable;
+  look->row_key = look->id_text;
+  look->issued = true;
   look->sealed_for = kCredentialPlace;
   look->sealed_for_row = look->row_key;
   return true;
 }
 
-const KnownProvider* RequireProvider(text* name) {
-  char* provider_name = text_to_cstring(name);
-  const KnownProvider* provider = FindProvider(provider_name);
-  if (provider == nullptr)
-    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown provider \"%s\"", provider_name),
-                    errhint("Create it with token_refresh.create_provider().")));
-  return provider;
+bool LookUpAttached(const TokenRequestArgs& args, Snapshot snapshot, Look* look) {
+  AttachedRow attached;
+  if (!FetchAttached(args.table, args.row_key, snapshot, &attached)) return false;
+  look->row = attached.row;
+  look->token_table = args.table->id;
+  look->row_key = attached.row_key;
+  look->provider = attached.provider;
+  look->subject = attached.subject;
+  look->issued = attached.issued;
+  look->sealed_for = nullptr;
+  return true;
 }
 
-text* OpenToken(const Look& look) {
-  const bytea* sealed = look.row.access_token;
+bool LookUp(const TokenRequestArgs& args, bool fresh, Look* look) {
+  // A transaction snapshot may be older than the last refresh; a statement's is as new as it gets.
+  bool latest = fresh || IsolationUsesXactSnapshot();
+  Snapshot snapshot = latest ? FreshSnapshot() : GetActiveSnapshot();
+  bool found = args.table != nullptr ? LookUpAttached(args, snapshot, look) : LookUpCredential(args, snapshot, look);
+  if (latest) UnregisterSnapshot(snapshot);
+  return found;
+}
+
+void RequireProvider(const TokenRequestArgs& args) {
+  if (args.table != nullptr) return;
+  char* name = text_to_cstring(args.provider);
+  if (FindProvider(name) == nullptr)
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown provider \"%s\"", name),
+                    errhint("Create it with token_refresh.create_provider().")));
+}
+
+text* OpenToken(const TokenRequestArgs& args, const Look& look) {
+  bytea* sealed = look.row.access_token;
+  if (sealed == nullptr) return nullptr;
+  if (look.sealed_for == nullptr) return OpenAttached(*args.table, look.row_key, look.subject, sealed);
   std::string_view envelope(VARDATA_ANY(sealed), VARSIZE_ANY_EXHDR(sealed));
   // Allocated before C++ is entered: the plaintext is not longer than its envelope.
   text* opened = static_cast<text*>(palloc(VARHDRSZ + envelope.size()));
@@ -73,16 +100,23 @@ bool Alive(bool expires, TimestampTz expires_at) { return !expires || expires_at
 
 // Good enough for this caller: valid for as long as it wants, or so fresh that another refresh would
 // not give more.
-bool GoodEnough(const TokenRequestArgs& args, const CredentialRow& row) {
+bool GoodEnough(const TokenRequestArgs& args, const Look& look) {
+  const CredentialRow& row = look.row;
   if (!row.expires) return true;
   int64_t remaining = row.expires_at - GetCurrentTimestamp();
   if (args.has_min_validity) {
     if (remaining >= args.min_validity) return true;
-    return remaining > (row.expires_at - row.issued_at) / 10 * 9;
+    return look.issued && remaining > (row.expires_at - row.issued_at) / 10 * 9;
   }
-  const KnownProvider* provider = RequireProvider(args.provider);
-  Micros margin = RefreshMargin(provider->timing, static_cast<Micros>(Settings::refresh_margin_s) * kSecond,
-                                FromTimestamp(row.issued_at), FromTimestamp(row.expires_at));
+  const char* name = args.table != nullptr ? look.provider : text_to_cstring(args.provider);
+  const KnownProvider* provider = name != nullptr ? FindProvider(name) : nullptr;
+  RefreshTiming timing = provider != nullptr ? provider->timing : RefreshTiming();
+  if (args.table != nullptr && args.table->refresh_margin > 0) timing.refresh_margin = args.table->refresh_margin;
+  const Micros default_margin = static_cast<Micros>(Settings::refresh_margin_s) * kSecond;
+  // Of tokens of unknown age the whole margin is wanted; the schedule may know better.
+  const Micros unknown_since = FromTimestamp(row.expires_at) - 4 * timing.refresh_margin.value_or(default_margin);
+  Micros margin = RefreshMargin(timing, default_margin, look.issued ? FromTimestamp(row.issued_at) : unknown_since,
+                                FromTimestamp(row.expires_at));
   return remaining >= margin;
 }
 
@@ -91,19 +125,21 @@ void PreferParked(Look* look) {
   ParkedRow parked;
   CredentialRow* row = &look->row;
   Snapshot snapshot = FreshSnapshot();
-  bool found = FetchParked(kBuiltInTokenTable, look->row_key, snapshot, &parked);
+  bool found = FetchParked(look->token_table, look->row_key, snapshot, &parked);
   UnregisterSnapshot(snapshot);
-  if (!found || parked.access_token == nullptr || parked.issued_at <= row->issued_at) return;
+  if (!found || parked.access_token == nullptr) return;
+  if (look->issued && parked.issued_at <= row->issued_at) return;
   if (!Alive(parked.expires, parked.expires_at) && Alive(row->expires, row->expires_at)) return;
   look->sealed_for = kParkedPlace;
-  look->sealed_for_row = psprintf("%d:%s", kBuiltInTokenTable, look->row_key);
+  look->sealed_for_row = psprintf("%d:%s", look->token_table, look->row_key);
   row->access_token = parked.access_token;
   row->token_type = parked.token_type;
   if (parked.scope != nullptr) row->scope = parked.scope;
   row->issued_at = parked.issued_at;
+  look->issued = true;
   row->expires = parked.expires;
   row->expires_at = parked.expires_at;
-  if (strcmp(row->status, kDisconnected) != 0) row->status = pstrdup("connected");
+  if (strcmp(row->status, kGone) != 0) row->status = pstrdup("connected");
 }
 
 // What is committed now, in the row or beside it.
@@ -113,9 +149,9 @@ bool LookAgain(const TokenRequestArgs& args, Look* look) {
   return true;
 }
 
-void AnswerFrom(const Look& look, TokenAnswer* answer) {
+void AnswerFrom(const TokenRequestArgs& args, const Look& look, TokenAnswer* answer) {
   answer->stored = true;
-  answer->access_token = OpenToken(look);
+  answer->access_token = OpenToken(args, look);
   answer->token_type = look.row.token_type;
   answer->scope = look.row.scope;
   answer->expires = look.row.expires;
@@ -124,10 +160,10 @@ void AnswerFrom(const Look& look, TokenAnswer* answer) {
 }
 
 // The old token while it lives, else none and the reason.
-void AnswerWithoutRefresh(const Look& look, const char* status, const char* message, TokenAnswer* answer) {
+void AnswerWithoutRefresh(const TokenRequestArgs& args, const Look& look, const char* status, const char* message, TokenAnswer* answer) {
   bool alive = Alive(look.row.expires, look.row.expires_at);
   if (alive) {
-    AnswerFrom(look, answer);
+    AnswerFrom(args, look, answer);
   } else {
     answer->stored = true;
     answer->token_type = look.row.token_type;
@@ -141,12 +177,12 @@ void AnswerWithoutRefresh(const Look& look, const char* status, const char* mess
 
 bool LookUpSchedule(const Look& look, ScheduleRow* schedule) {
   Snapshot snapshot = FreshSnapshot();
-  bool found = FetchSchedule(kBuiltInTokenTable, look.row_key, snapshot, schedule);
+  bool found = FetchSchedule(look.token_table, look.row_key, snapshot, schedule);
   UnregisterSnapshot(snapshot);
   return found;
 }
 
-bool IsDisconnected(const ScheduleRow& schedule) { return strcmp(schedule.status, kDisconnected) == 0; }
+bool IsDisconnected(const ScheduleRow& schedule) { return strcmp(schedule.status, kGone) == 0; }
 
 // Never refreshed again as it is: the provider has said that the grant is dead, or the application that it is over.
 bool IsDead(const ScheduleRow& schedule) {
@@ -162,18 +198,25 @@ const char* FailureMessage(const ScheduleRow& schedule) {
 }
 
 // What can be said without asking the refresher. True when that is all.
-bool AnswerAtOnce(const Look& look, const ScheduleRow& schedule, TokenAnswer* answer) {
+bool AnswerAtOnce(const TokenRequestArgs& args, const Look& look, const ScheduleRow& schedule, TokenAnswer* answer) {
   if (IsDead(schedule)) {
-    AnswerWithoutRefresh(look, schedule.status, FailureMessage(schedule), answer);
+    AnswerWithoutRefresh(args, look, schedule.status, FailureMessage(schedule), answer);
     return true;
   }
   if (!look.row.has_refresh_token) {
-    AnswerWithoutRefresh(look, nullptr, DemandMessage(DemandResult::kNoRefreshToken), answer);
+    AnswerWithoutRefresh(args, look, nullptr, DemandMessage(DemandResult::kNoRefreshToken), answer);
+    return true;
+  }
+  // Of a token of unknown age the schedule knows whether it is good enough.
+  const bool planned = !look.issued && !args.has_min_validity && schedule.attempts == 0 && schedule.due &&
+                       schedule.due_at > GetCurrentTimestamp();
+  if (planned && Alive(look.row.expires, look.row.expires_at)) {
+    AnswerFrom(args, look, answer);
     return true;
   }
   bool backing_off = schedule.attempts > 0 && schedule.due && schedule.due_at > GetCurrentTimestamp();
   if (backing_off && Alive(look.row.expires, look.row.expires_at)) {
-    AnswerWithoutRefresh(look, nullptr, FailureMessage(schedule), answer);
+    AnswerWithoutRefresh(args, look, nullptr, FailureMessage(schedule), answer);
     return true;
   }
   return false;
@@ -190,25 +233,25 @@ void AnswerUnasked(const TokenRequestArgs& args, const Look& look, const Schedul
                    const DemandOutcome& outcome, TokenAnswer* answer) {
   bool content = !args.has_min_validity || outcome.end == DemandEnd::kCannotRefresh;
   if (!content || !Alive(look.row.expires, look.row.expires_at)) RaiseNotAsked(outcome);
-  AnswerWithoutRefresh(look, nullptr, ExplainFailure(outcome, schedule), answer);
+  AnswerWithoutRefresh(args, look, nullptr, ExplainFailure(outcome, schedule), answer);
 }
 
 void AnswerAfterDemand(const TokenRequestArgs& args, const DemandOutcome& outcome, TokenAnswer* answer) {
   Look look;
   if (!LookAgain(args, &look)) {
-    answer->status = kDisconnected;
+    answer->status = kGone;
     answer->message = DemandMessage(DemandResult::kNotFound);
     return;
   }
   answer->was_refreshed = IsFresh(outcome);
   if (answer->was_refreshed && Alive(look.row.expires, look.row.expires_at)) {
-    AnswerFrom(look, answer);
+    AnswerFrom(args, look, answer);
     return;
   }
   ScheduleRow schedule;
   bool scheduled = LookUpSchedule(look, &schedule);
   const char* status = scheduled && IsDead(schedule) ? schedule.status : nullptr;
-  AnswerWithoutRefresh(look, status, scheduled ? ExplainFailure(outcome, schedule) : nullptr, answer);
+  AnswerWithoutRefresh(args, look, status, scheduled ? ExplainFailure(outcome, schedule) : nullptr, answer);
 }
 
 // What has become of the credential; its tokens stay sealed.
@@ -237,30 +280,34 @@ int64_t Patience(const TokenRequestArgs& args, const Look& look) {
   return timeout;
 }
 
+const char* NothingStored(const TokenRequestArgs& args) {
+  return args.table != nullptr ? "the table has no such row" : "no credential is stored for this subject and label";
+}
+
 }  // namespace
 
 void ObtainToken(const TokenRequestArgs& args, TokenAnswer* answer) {
   *answer = {};
   Look look;
   if (!LookUp(args, false, &look)) {
-    RequireProvider(args.provider);
-    answer->status = kDisconnected;
-    answer->message = "no credential is stored for this subject and label";
+    RequireProvider(args);
+    answer->status = kGone;
+    answer->message = NothingStored(args);
     return;
   }
-  bool good = GoodEnough(args, look.row);
+  bool good = GoodEnough(args, look);
   // The statement may have begun before the last refresh was committed.
-  if (!good && LookAgain(args, &look)) good = GoodEnough(args, look.row);
+  if (!good && LookAgain(args, &look)) good = GoodEnough(args, look);
   if (good) {
-    AnswerFrom(look, answer);
+    AnswerFrom(args, look, answer);
     return;
   }
   ScheduleRow schedule;
   if (!LookUpSchedule(look, &schedule)) {
-    AnswerWithoutRefresh(look, nullptr, "not scheduled yet; the refresher finds it with its next sweep", answer);
+    AnswerWithoutRefresh(args, look, nullptr, "not scheduled yet; the refresher finds it with its next sweep", answer);
     return;
   }
-  if (AnswerAtOnce(look, schedule, answer)) return;
+  if (AnswerAtOnce(args, look, schedule, answer)) return;
   DemandOutcome outcome = RefreshAndWait(schedule, Patience(args, look));
   if (WasAsked(outcome))
     AnswerAfterDemand(args, outcome, answer);
@@ -273,9 +320,9 @@ void RefreshNow(const TokenRequestArgs& args, RefreshAnswer* answer) {
   Look look;
   ScheduleRow schedule;
   if (!LookUp(args, true, &look) || !LookUpSchedule(look, &schedule)) {
-    RequireProvider(args.provider);
+    RequireProvider(args);
     answer->failure = "reauth";
-    answer->message = "no credential is stored for this subject and label";
+    answer->message = NothingStored(args);
     return;
   }
   if (IsDead(schedule) || !look.row.has_refresh_token) {

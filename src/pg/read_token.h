@@ -5,6 +5,7 @@
 
 #include "pg/catalog.h"
 #include "pg/demand.h"
+#include "pg/token_tables.h"
 
 namespace token_refresh {
 
@@ -13,6 +14,8 @@ struct TokenRequestArgs {
   text* provider;
   text* subject;
   text* label;
+  TokenTable* table;  // attached; null: the built-in one, in which the three above name the row
+  text* row_key;      // of table
   bool has_min_validity;
   int64_t min_validity;  // microseconds
 };

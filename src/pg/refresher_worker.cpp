@@ -9,11 +9,11 @@
 #include "core/curl_transport.h"
 #include "core/refresher.h"
 #include "pg/boundary.h"
-#include "pg/feed.h"
 #include "pg/provider_cache.h"
 #include "pg/settings.h"
 #include "pg/shared_state.h"
 #include "pg/store.h"
+#include "pg/table_scope.h"
 #include "pg/workers.h"
 
 extern "C" {
@@ -56,7 +56,6 @@ struct Worker {
   std::unique_ptr<CurlTransport> transport;
   std::unique_ptr<Refresher> engine;
   RefresherSettings settings;
-  Micros swept_at = 0;     // 0: not yet
   Micros recover_at = 1;   // when to look for lost answers; 0: that is done
   Micros look_at = 0;      // sessions rely on the schedule being looked at by then; 0: on nothing
   Micros drain_until = 0;  // 0: not draining
@@ -163,18 +162,12 @@ bool ExtensionPresent(Worker* worker) {
   proc_exit(0);
 }
 
-// By the setting as it is now, not as it was when the last sweep ended.
-Micros NextSweepAt(const Worker* worker) {
-  return worker->swept_at == 0 ? 0 : worker->swept_at + static_cast<Micros>(Settings::sweep_interval_s) * kSecond;
-}
-
 void SweepIfDue(Worker* worker) {
   Step([&] {
-    if (worker->drain_until != 0 || worker->clock.Now() < NextSweepAt(worker)) return Ok();
+    const Micros now = worker->clock.Now();
+    if (worker->drain_until != 0 || now < worker->store->NextSweepAt()) return Ok();
     // One step a turn, so that a big table keeps nobody waiting.
-    if (worker->store->SweepStep()) return Ok();
-    worker->swept_at = worker->clock.Now();
-    worker->engine->ScheduleChanged();
+    if (!worker->store->SweepStep(now)) worker->engine->ScheduleChanged();
     return Ok();
   });
 }
@@ -285,7 +278,7 @@ long WaitTime(Worker* worker) {
   Micros wake_at = 0;
   std::optional<Micros> transport;
   Step([&] {
-    wake_at = worker->drain_until != 0 ? worker->drain_until : NextSweepAt(worker);
+    wake_at = worker->drain_until != 0 ? worker->drain_until : worker->store->NextSweepAt();
     if (worker->drain_until == 0 && worker->recover_at != 0) wake_at = Min(wake_at, worker->recover_at);
     std::optional<Micros> turn_at = worker->engine->NextTurnAt();
     if (turn_at) wake_at = Min(wake_at, *turn_at);
@@ -359,7 +352,7 @@ extern "C" void token_refresh_refresher_main(Datum main_arg) {
   if (!RegisterRefresher(database)) proc_exit(0);
   before_shmem_exit(DeregisterAtExit, ObjectIdGetDatum(database));
   SetSessionDefaults();
-  SetOwnWrites(true);
+  LimitTableScopes();
   Worker* worker = MakeWorker(database);
   if (!ExtensionPresent(worker)) Leave(RefresherPhase::kNotInstalled);
   Run(worker);

@@ -1,7 +1,10 @@
 #include "pg/save_statements.h"
 
-#include "pg/spi_arrays.h"
+#include "pg/feed.h"
+#include "pg/save_arrays.h"
 #include "pg/statements.h"
+#include "pg/table_scope.h"
+#include "pg/table_sql.h"
 
 namespace token_refresh {
 
@@ -51,129 +54,6 @@ Statement write_audit = {
 Statement delete_journals = {
     "DELETE FROM token_refresh.in_flight WHERE id = ANY ($1)", 1, {INT8ARRAYOID}, nullptr};
 
-Statement delete_parked = {
-    "DELETE FROM token_refresh.parked_result p USING unnest($1, $2) AS k(token_table, row_key)"
-    " WHERE p.token_table = k.token_table AND p.row_key = k.row_key AND (NOT $3 OR p.refresh_token IS NULL)",
-    3,
-    {INT4ARRAYOID, TEXTARRAYOID, BOOLOID},
-    nullptr};
-
-// Tried again after 1, 2, 4 ... 30 seconds.
-Statement write_parked = {
-    "INSERT INTO token_refresh.parked_result AS p (token_table, row_key, replaces_refresh_token, access_token,"
-    " refresh_token, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, generation, reason, retry_at)"
-    " SELECT k.*, $13, clock_timestamp() + interval '1 second'"
-    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) AS k(token_table, row_key, old, access, refresh,"
-    " token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, generation)"
-    " ON CONFLICT (token_table, row_key) DO UPDATE SET access_token = coalesce(excluded.access_token, p.access_token),"
-    " refresh_token = coalesce(excluded.refresh_token, p.refresh_token),"
-    " token_type = CASE WHEN excluded.access_token IS NULL THEN p.token_type ELSE excluded.token_type END,"
-    " scope = coalesce(excluded.scope, p.scope),"
-    " issued_at = CASE WHEN excluded.access_token IS NULL THEN p.issued_at ELSE excluded.issued_at END,"
-    " expires_at = CASE WHEN excluded.access_token IS NULL THEN p.expires_at ELSE excluded.expires_at END,"
-    " refresh_expires_at = excluded.refresh_expires_at, due_at = excluded.due_at, generation = excluded.generation,"
-    " reason = excluded.reason, attempts = p.attempts + 1,"
-    " retry_at = clock_timestamp() + least(30, power(2, least(p.attempts + 1, 5))) * interval '1 second'",
-    13,
-    {INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
-     TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, TEXTOID},
-    nullptr};
-
-// Parked tokens fall due like any others. Rows that somebody holds locked stay as they are. What the schedule
-// knows of the provider changes only if these are tokens that it has just given. They count as stored; what
-// the parked result knows of the tokens in the row moves on with that, and so stays true.
-Statement schedule_parked = {
-    "WITH free AS (SELECT s.id, s.last_refreshed_at IS DISTINCT FROM p.issued_at AS news"
-    "  FROM unnest($1, $2) AS k(token_table, row_key) JOIN token_refresh.schedule s USING (token_table, row_key)"
-    "  JOIN token_refresh.parked_result p USING (token_table, row_key)"
-    "  WHERE s.status <> 'disconnected' FOR NO KEY UPDATE OF s SKIP LOCKED),"
-    " scheduled AS (UPDATE token_refresh.schedule s SET"
-    " due_at = p.due_at,"
-    " status = CASE WHEN $3 THEN 'connected' ELSE s.status END,"
-    " attempts = CASE WHEN $3 THEN 0 ELSE s.attempts END,"
-    " lost_response = s.lost_response AND NOT $3,"
-    " failure = CASE WHEN NOT $3 THEN s.failure END,"
-    " message = CASE WHEN NOT $3 THEN s.message END,"
-    " generation = s.generation + free.news::integer,"
-    " refresh_count = s.refresh_count + free.news::integer,"
-    " last_refreshed_at = p.issued_at"
-    " FROM token_refresh.parked_result p, free"
-    " WHERE s.id = free.id AND p.token_table = s.token_table AND p.row_key = s.row_key"
-    " RETURNING s.token_table, s.row_key, free.news)"
-    " UPDATE token_refresh.parked_result p SET generation = p.generation + 1 FROM scheduled c"
-    " WHERE c.news AND p.token_table = c.token_table AND p.row_key = c.row_key",
-    3,
-    {INT4ARRAYOID, TEXTARRAYOID, BOOLOID},
-    nullptr};
-
-// Indices into outcomes, picked and in plain memory.
-struct Picked {
-  int* index;
-  int count;
-};
-
-template <class Wanted>
-Picked Pick(const SaveWork& work, Wanted wanted) {
-  Picked picked = {static_cast<int*>(palloc(sizeof(int) * (work.which.size() + 1))), 0};
-  for (size_t i : work.which)
-    if (wanted(work.outcomes[i])) picked.index[picked.count++] = static_cast<int>(i);
-  return picked;
-}
-
-template <class Get>
-Datum Texts(const Picked& picked, Get get) {
-  return MakeArray(picked.count, TEXTOID, [&](int i, bool*) { return TextDatum(get(picked.index[i])); });
-}
-
-template <class Get>
-Datum TextsOrNull(const Picked& picked, Get get) {
-  return MakeArray(picked.count, TEXTOID,
-                   [&](int i, bool* is_null) { return TextOrNullDatum(get(picked.index[i]), is_null); });
-}
-
-template <class Get>
-Datum BytesOrNull(const Picked& picked, Get get) {
-  return MakeArray(picked.count, BYTEAOID,
-                   [&](int i, bool* is_null) { return TextOrNullDatum(get(picked.index[i]), is_null); });
-}
-
-template <class Get>
-Datum Times(const Picked& picked, Get get) {
-  return MakeArray(picked.count, TIMESTAMPTZOID,
-                   [&](int i, bool* is_null) { return TimeOrNullDatum(get(picked.index[i]), is_null); });
-}
-
-template <class Get>
-Datum Ints(const Picked& picked, Get get) {
-  return MakeArray(picked.count, INT4OID, [&](int i, bool*) { return Int32GetDatum(get(picked.index[i])); });
-}
-
-template <class Get>
-Datum Bigints(const Picked& picked, Get get) {
-  return MakeArray(picked.count, INT8OID, [&](int i, bool*) { return Int64GetDatum(get(picked.index[i])); });
-}
-
-template <class Get>
-Datum Booleans(const Picked& picked, Get get) {
-  return MakeArray(picked.count, BOOLOID, [&](int i, bool*) { return BoolGetDatum(get(picked.index[i])); });
-}
-
-Datum Numbers(const Picked& picked) {
-  return Ints(picked, [](int i) { return i; });
-}
-
-Datum RowKeys(const SaveWork& work, const Picked& picked) {
-  return Texts(picked, [&](int i) { return std::string_view(work.outcomes[i].claim.row_key); });
-}
-
-Datum TokenTables(const SaveWork& work, const Picked& picked) {
-  return Ints(picked, [&](int i) { return work.outcomes[i].claim.token_table; });
-}
-
-Datum Generations(const SaveWork& work, const Picked& picked) {
-  return Bigints(picked, [&](int i) { return work.outcomes[i].claim.generation; });
-}
-
 // Sets marks[n] to 1 for each n that the last statement has returned.
 template <class Marks>
 void Mark(Marks& marks, uint64 rows) {
@@ -203,39 +83,48 @@ bool ChangesTokenRow(const Outcome& outcome) {
   return !outcome.rotated_refresh_token.empty() || !NewStatus(outcome).empty();
 }
 
-std::optional<Micros> AnsweredAt(const Outcome& outcome) { return outcome.answered_at; }
+// Whether table wants to hear of every failure, not of a new status alone.
+bool RecordsFailures(const TokenTable& table) {
+  return !table.built_in && (Has(table, kColumnLastError) || Has(table, kColumnResult));
+}
 
-// Calls write(table's statements, picked rows of that table) for each token table among picked.
-template <class Write>
-void ForEachTable(const SaveWork& work, const Picked& picked, Write write) {
-  bool* done = static_cast<bool*>(palloc0(picked.count + 1));
-  for (int i = 0; i < picked.count; i++) {
-    if (done[i]) continue;
-    int32_t table = work.outcomes[picked.index[i]].claim.token_table;
-    Picked same = {static_cast<int*>(palloc(sizeof(int) * picked.count)), 0};
-    for (int j = i; j < picked.count; j++) {
-      if (work.outcomes[picked.index[j]].claim.token_table != table) continue;
-      done[j] = true;
-      same.index[same.count++] = picked.index[j];
-    }
-    write(StatementsFor(table), same);
-  }
+// What table calls the status that an outcome gives to its row; empty: it stays.
+std::string_view StatusFor(const TokenTable& table, const Outcome& outcome, Micros now) {
+  std::string_view word = NewStatus(outcome);
+  if (word.empty() && outcome.failure && !table.built_in && outcome.claim.expires_at && *outcome.claim.expires_at <= now)
+    word = kStatusWords[kTokenExpired];
+  for (int i = 0; i < kTokenStatuses; i++)
+    if (word == kStatusWords[i] && table.status_values[i] != nullptr) return table.status_values[i];
+  return {};
+}
+
+// All outcomes of a save belong to one table. Executes in the name of the table's owner, and what it writes is
+// no news to the schedule.
+uint64 ExecuteOnTable(const TokenTable& table, Statement* statement, Datum* values) {
+  SetOwnWrites(table.id);
+  TableScope scope;
+  if (!table.built_in) EnterTableScope(table, true, &scope);
+  uint64 rows = Execute(statement, values, false);
+  if (!table.built_in) LeaveTableScope(scope);
+  SetOwnWrites(0);
+  return rows;
 }
 
 void WriteTokens(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
   auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
+  const Oid stored = ElementOf(StoredArrayType(*statements->table)), fresh = ElementOf(NewTokenArrayType(*statements->table));
   Datum values[] = {
       Numbers(rows),
       RowKeys(work, rows),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }, stored),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }, fresh),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }, fresh),
       Texts(rows, [&](int i) { return std::string_view(at(i).tokens->token_type); }),
       TextsOrNull(rows, [&](int i) { return std::string_view(at(i).tokens->scope); }),
       Times(rows, [&](int i) { return AnsweredAt(at(i)); }),
       Times(rows, [&](int i) { return at(i).expires_at; }),
       Times(rows, [&](int i) { return at(i).refresh_expires_at; })};
-  MarkWritten(work, Execute(&statements->save, values, false));
+  MarkWritten(work, ExecuteOnTable(*statements->table, &statements->save, values));
 }
 
 // What has been written into rows for which outdated(i) holds must not stay there.
@@ -269,59 +158,50 @@ void ScheduleRefreshed(const SaveWork& work, const Picked& rows) {
 void WriteSuccesses(const SaveWork& work) {
   Picked refreshed = Pick(work, [](const Outcome& outcome) { return outcome.tokens.has_value(); });
   if (refreshed.count == 0) return;
-  ForEachTable(work, refreshed,
-               [&](TokenTableStatements* statements, const Picked& rows) { WriteTokens(work, statements, rows); });
+  WriteTokens(work, StatementsFor(work.token_table), refreshed);
   Picked written = {static_cast<int*>(palloc(sizeof(int) * refreshed.count)), 0};
   for (int i = 0; i < refreshed.count; i++)
     if (work.written[refreshed.index[i]]) written.index[written.count++] = refreshed.index[i];
   if (written.count > 0) ScheduleRefreshed(work, written);
 }
 
-void DeleteParkedRows(const SaveWork& work, const Picked& rows, bool unrotated) {
-  if (rows.count == 0) return;
-  Datum values[] = {TokenTables(work, rows), RowKeys(work, rows), BoolGetDatum(unrotated)};
-  Execute(&delete_parked, values, false);
-}
-
 void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
+  if (rows.count == 0) return;
+  const TokenTable& table = *statements->table;
+  auto status = [&](int i) { return StatusFor(table, work.outcomes[i], work.now); };
+  auto error = [&](int i) {
+    return RecordsFailures(table) || !status(i).empty() ? std::string_view(work.messages[i]) : std::string_view();
+  };
   Datum values[] = {
-      Numbers(rows), RowKeys(work, rows),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
+      Numbers(rows),
+      RowKeys(work, rows),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }, ElementOf(StoredArrayType(table))),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); },
+                  ElementOf(NewTokenArrayType(table))),
       Times(rows, [&](int i) { return work.outcomes[i].refresh_expires_at; }),
-      TextsOrNull(rows, [&](int i) { return NewStatus(work.outcomes[i]); }),
-      Texts(rows, [&](int i) { return std::string_view(work.messages[i]); })};
-  MarkWritten(work, Execute(&statements->mark, values, false));
+      TextsOrNull(rows, status),
+      TextsOrNull(rows, error)};
+  MarkWritten(work, ExecuteOnTable(table, &statements->mark, values));
 }
 
-// Returns how many rows the schedule has taken; their numbers are in SPI_tuptable.
-uint64 ScheduleFailed(const SaveWork& work, const Picked& failed, bool rows_written) {
-  if (failed.count == 0) return 0;
-  auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
-  Datum values[] = {
-      Numbers(failed),
-      Bigints(failed, [&](int i) { return at(i).claim.schedule_id; }),
-      Generations(work, failed),
-      Times(failed, [&](int i) { return at(i).claim.due_at; }),
-      TextsOrNull(failed, [&](int i) { return NewStatus(at(i)); }),
-      Times(failed, [&](int i) { return at(i).due_at; }),
-      Ints(failed, [&](int i) { return at(i).attempts; }),
-      Booleans(failed, [&](int i) { return at(i).lost_response; }),
-      Texts(failed, [&](int i) { return FailureName(at(i).failure->failure); }),
-      TextsOrNull(failed, [&](int i) { return std::string_view(at(i).failure->message); }),
-      BoolGetDatum(rows_written)};
-  return Execute(&schedule_failed, values, false);
+// What concerns the stored refresh token goes to its row first, and only if that token is still there. Tells which
+// outcomes are to be written to the schedule.
+Picked MarkFailures(const SaveWork& work) {
+  auto fails = [](const Outcome& o) { return o.failure.has_value(); };
+  if (work.schedule_only) return Pick(work, fails);
+  Picked any = Pick(work, [&](const Outcome& o) { return fails(o) || ChangesTokenRow(o); });
+  if (any.count == 0) return any;
+  TokenTableStatements* statements = StatementsFor(work.token_table);
+  const bool all = RecordsFailures(*statements->table);
+  MarkTokenRows(work, statements, Pick(work, [&](const Outcome& o) { return ChangesTokenRow(o) || (all && fails(o)); }));
+  return Pick(work, [&](const Outcome& o) {
+    return fails(o) && (!ChangesTokenRow(o) || work.written[&o - work.outcomes.data()]);
+  });
 }
 
 void WriteFailures(const SaveWork& work) {
-  // What concerns the stored refresh token goes to its row first, and only if that token is still there.
-  Picked marking = Pick(work, [&](const Outcome& o) { return ChangesTokenRow(o) && !work.schedule_only; });
-  ForEachTable(work, marking,
-               [&](TokenTableStatements* statements, const Picked& rows) { MarkTokenRows(work, statements, rows); });
-  Picked failed = Pick(work, [&](const Outcome& o) {
-    return o.failure.has_value() &&
-           (!ChangesTokenRow(o) || work.schedule_only || work.written[&o - work.outcomes.data()]);
-  });
+  Picked failed = MarkFailures(work);
+  if (failed.count == 0) return;
   uint64 scheduled = ScheduleFailed(work, failed, !work.schedule_only);
   auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
   // A new refresh token stands in its row, whatever has become of the plan meanwhile.
@@ -335,13 +215,6 @@ void WriteFailures(const SaveWork& work) {
     return o.failure.has_value() && NewStatus(o) == "needs_reauth" && work.written[&o - work.outcomes.data()];
   });
   DeleteParkedRows(work, dead, false);
-}
-
-// A rotated token that the caller has seen must survive a crash, whatever the server's default for
-// commits is. A stronger setting stays.
-void CommitToDisk() {
-  if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
-    set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
 std::string_view EventName(const Outcome& outcome) {
@@ -364,10 +237,6 @@ void AuditPicked(const SaveWork& work, const Picked& rows, const char* event) {
   Execute(&write_audit, values, false);
 }
 
-Picked PickAll(const SaveWork& work) {
-  return Pick(work, [](const Outcome&) { return true; });
-}
-
 SaveWork OnlyWritten(const SaveWork& work) {
   SaveWork written = work;
   size_t* kept = static_cast<size_t*>(palloc(sizeof(size_t) * (work.which.size() + 1)));
@@ -379,6 +248,29 @@ SaveWork OnlyWritten(const SaveWork& work) {
 }
 
 }  // namespace
+
+void CommitToDisk() {
+  if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
+    set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+uint64 ScheduleFailed(const SaveWork& work, const Picked& failed, bool rows_written) {
+  if (failed.count == 0) return 0;
+  auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
+  Datum values[] = {
+      Numbers(failed),
+      Bigints(failed, [&](int i) { return at(i).claim.schedule_id; }),
+      Generations(work, failed),
+      Times(failed, [&](int i) { return at(i).claim.due_at; }),
+      TextsOrNull(failed, [&](int i) { return NewStatus(at(i)); }),
+      Times(failed, [&](int i) { return at(i).due_at; }),
+      Ints(failed, [&](int i) { return at(i).attempts; }),
+      Booleans(failed, [&](int i) { return at(i).lost_response; }),
+      Texts(failed, [&](int i) { return FailureName(at(i).failure->failure); }),
+      TextsOrNull(failed, [&](int i) { return std::string_view(at(i).failure->message); }),
+      BoolGetDatum(rows_written)};
+  return Execute(&schedule_failed, values, false);
+}
 
 void WriteOutcomes(const SaveWork& work) {
   CommitToDisk();
@@ -401,40 +293,6 @@ void DeleteJournals(std::span<const int64_t> journals) {
   Datum values[] = {MakeArray(static_cast<int>(journals.size()), INT8OID,
                               [&](int i, bool*) { return Int64GetDatum(journals[i]); })};
   Execute(&delete_journals, values, false);
-}
-
-void DeleteParkedResults(const SaveWork& work, bool unrotated) { DeleteParkedRows(work, PickAll(work), unrotated); }
-
-void WriteParked(const SaveWork& work, const std::string& reason) {
-  CommitToDisk();
-  Picked rows = PickAll(work);
-  auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
-  Datum values[] = {
-      TokenTables(work, rows),
-      RowKeys(work, rows),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }),
-      Texts(rows, [&](int i) { return at(i).tokens ? std::string_view(at(i).tokens->token_type) : ""; }),
-      TextsOrNull(rows, [&](int i) { return at(i).tokens ? std::string_view(at(i).tokens->scope) : ""; }),
-      Times(rows, [&](int i) { return AnsweredAt(at(i)); }),
-      Times(rows, [&](int i) { return at(i).expires_at; }),
-      Times(rows, [&](int i) { return at(i).refresh_expires_at; }),
-      Times(rows, [&](int i) { return at(i).due_at; }),
-      Generations(work, rows),
-      TextDatum(reason)};
-  Execute(&write_parked, values, false);
-  if (!work.from_parked) WriteAudit(work, "parked");
-  DeleteJournals(work.finished_journals);
-}
-
-void ScheduleParked(const SaveWork& work) {
-  // A refresh token alone is a failure like any other for the schedule; to park it again changes nothing there.
-  ScheduleFailed(work, Pick(work, [](const Outcome& o) { return o.failure.has_value(); }), false);
-  Picked rows = Pick(work, [](const Outcome& o) { return o.tokens.has_value(); });
-  if (rows.count == 0) return;
-  Datum values[] = {TokenTables(work, rows), RowKeys(work, rows), BoolGetDatum(!work.from_parked)};
-  Execute(&schedule_parked, values, false);
 }
 
 }  // namespace token_refresh

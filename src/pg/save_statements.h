@@ -12,10 +12,11 @@
 
 namespace token_refresh {
 
-// New tokens, sealed for the place where they are going to be stored.
+// New tokens, as they are going to be stored.
 struct SealedTokens {
   std::string access_token;   // empty: none was given, the stored one stays
   std::string refresh_token;  // empty: the stored one stays
+  std::string replaced;       // for parking: the refresh token that stands in the row
   bool rotated = false;       // refresh_token is another one than was sent, which is of no use any more
 };
 
@@ -25,9 +26,10 @@ struct SealedTokens {
 // beside the refresh token that was sent, or which they have planned anew.
 struct SaveWork {
   Micros now = 0;
+  int32_t token_table = 0;  // of all outcomes of which
   std::span<const Outcome> outcomes;
   std::span<const SealedTokens> sealed;
-  std::span<const std::string> expected;  // the sealed refresh tokens that must still be stored
+  std::span<const std::string> expected;  // the refresh tokens that must still be stored, as stored
   std::span<const size_t> which;
   std::span<const std::string> provider_names;  // as long as outcomes
   std::span<const std::string> messages;        // as long as outcomes; for audit and schedule

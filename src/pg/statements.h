@@ -1,6 +1,6 @@
 // The SQL of the store. Fixed statements are prepared once per process; those on a token
-// table are made from its column mapping, and made again when the mapping changes. Called
-// inside RunPostgres; may raise.
+// table are made from its description, and made again when that changes. Called inside
+// RunPostgres; may raise.
 #pragma once
 
 #include "pg/postgres_api.h"
@@ -21,19 +21,22 @@ struct Statement {
 // snapshot, others what is committed when they run.
 uint64 Execute(Statement* statement, Datum* values, bool read_only);
 
-// Statements on one token table.
+// Statements on one token table (table_sql.h says what they take and give). Execute them in a TableScope.
 struct TokenTableStatements {
-  TokenTable table;
-  // (n int4[], key text[]) -> n, subject, label, refresh_token
+  TokenTable* table;
   Statement load;
-  // (n int4[], key text[], old bytea[], access bytea[], refresh bytea[], token_type text[], scope text[],
-  //  issued_at timestamptz[], expires_at timestamptz[], refresh_expires_at timestamptz[]) -> n of the rows written
   Statement save;
-  // (n int4[], key text[], old bytea[], status text[], last_error text[]) -> n of the rows that still hold old
-  // and that the application has not disconnected
   Statement mark;
+  Statement scan_first;
+  Statement scan_next;
+  Statement existing;
+  Statement read;  // with the rights of whoever reads
 };
 
+// Raises when the table cannot be used as it is, with what troubles it. Valid until the end of the transaction.
 TokenTableStatements* StatementsFor(int32_t token_table);
+
+// Frees the plans.
+void ReleaseStatements(TokenTableStatements* statements);
 
 }  // namespace token_refresh

@@ -17,9 +17,11 @@
 
 #include "core/key_ring.h"
 #include "core/store.h"
+#include "core/token_cipher.h"
 #include "pg/boundary.h"
 #include "pg/postgres_api.h"
 #include "pg/save_statements.h"
+#include "pg/token_rows.h"
 
 namespace token_refresh {
 
@@ -41,8 +43,10 @@ class PgStore final : public Store {
   // What the last refresher left in flight may have lost its answer: notes that, once, at start.
   Status Recover();
   // One step, of a few milliseconds, of the sweep that brings the schedule in step with the token tables and
-  // trims the audit. False when that was the last one; the next call then begins another sweep.
-  bool SweepStep();
+  // trims the audit. False when nothing is left to be swept now.
+  bool SweepStep(Micros now);
+  // When a sweep is due by itself; 0: one is under way, or tables have come.
+  Micros NextSweepAt() const;
   // Whether pause() holds; read again when settings in tables have changed. As long as that cannot be
   // read nothing changes, and in the beginning it holds.
   bool Paused();
@@ -50,10 +54,13 @@ class PgStore final : public Store {
  private:
   struct ClaimScratch;
   struct StoredToken {
+    bool readable = false;      // else nothing is known
     bool exists = false;
-    std::string refresh_token;  // sealed; empty: none
+    std::string refresh_token;  // as stored; empty: none
+    Secret opened;              // by the table's own function, if it has one
     int64_t generation = -1;    // of its schedule; -1: it has none
   };
+  static StoredToken ToStored(const TokenRow& row);
   // Which parked results are of no use any more, because others have stored tokens.
   enum class Discard { kNothing, kUnrotated, kAll };
 
@@ -61,7 +68,9 @@ class PgStore final : public Store {
   Error Complain(const char* doing, const PostgresError& error);
   const std::string& ProviderName(int32_t id) const;
   std::vector<std::string> ProviderNames(std::span<const Outcome> outcomes) const;
-  const std::string& TokenPlace(int32_t token_table) const;
+  TokenCipher CipherOf(int32_t token_table) const;
+  Result<Secret> OpenRefreshToken(const KeyRing& ring, const Claim& claim, std::string_view stored,
+                                  std::string_view opened) const;
 
   // Claiming (store_claim.cpp).
   Status ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch);
@@ -75,7 +84,7 @@ class PgStore final : public Store {
   void ClaimParked(std::vector<Claim> claims, ClaimBatch* batch);
   void ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests, ClaimBatch* batch);
   void Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-            const std::vector<std::string>& expected, const std::string& reason, std::vector<SaveVerdict>* verdicts);
+            const std::string& reason, std::vector<SaveVerdict>* verdicts);
 
   // Saving (store_save.cpp). which are indices into outcomes.
   std::vector<SaveVerdict> SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked);
@@ -98,10 +107,11 @@ class PgStore final : public Store {
                      const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
   void AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
                        Discard discard);
-  bool SameToken(const Claim& claim, const std::string& current) const;
+  bool SameToken(const Claim& claim, const StoredToken& current) const;
   Result<std::vector<StoredToken>> LoadStored(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
-  Result<std::vector<SealedTokens>> SealTokens(std::span<const Outcome> outcomes, const std::vector<size_t>& which,
-                                               bool for_parking) const;
+  Result<std::vector<SealedTokens>> SealTokens(std::span<const Outcome> outcomes, const std::vector<size_t>& which) const;
+  Result<std::vector<SealedTokens>> SealForParking(std::span<const Outcome> outcomes,
+                                                   const std::vector<size_t>& which) const;
   std::vector<int64_t> FinishedJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which) const;
   void ForgetJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
 
@@ -109,22 +119,30 @@ class PgStore final : public Store {
   enum class SweepStage { kIdle, kReconcile, kDropOrphans };
   struct SweepState {
     SweepStage stage = SweepStage::kIdle;
-    int32_t tables[64];
-    int table_count = 0;
-    int table = 0;
-    char cursor[1024] = "";  // last key or id looked at, as text; empty: at the beginning
+    int32_t table = 0;
+    std::string cursor;  // last key or id looked at, as text; empty: at the beginning
   };
-  bool StartSweep();
-  bool NextSweepStage();
+  struct SweptTable {
+    int32_t id = 0;
+    bool polled = false;       // no trigger tells everything about it
+    Micros poll_interval = 0;  // 0: the setting
+    Micros swept_at = 0;       // 0: never
+  };
+  static Micros SweepDueAt(const SweptTable& table);
+  void ListTables();
+  bool StartSweep(Micros now);
+  void NextSweepStage(Micros now, bool failed);
+  void TrimAudit();
 
   MemoryContext scratch_context_;
   Oid extension_ = InvalidOid;
   SweepState sweep_;
+  std::vector<SweptTable> swept_tables_;
+  uint64_t listed_at_version_ = UINT64_MAX;
   bool paused_ = true;
   uint64_t paused_at_version_ = 0;
   Micros last_complaint_at_ = 0;
   std::unordered_map<int32_t, std::string> provider_names_;
-  std::unordered_map<int32_t, std::string> token_places_;  // what ciphertexts of a token table are bound to
   std::unordered_map<int64_t, int> journal_left_;          // claims not saved yet, per journal note
 };
 

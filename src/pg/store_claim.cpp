@@ -1,10 +1,11 @@
 // Claiming: reads the rows that the engine wants, notes them as in flight, commits, and
 // only then opens their refresh tokens. No row of a token table is locked.
-#include "core/sealed_box.h"
+#include "core/token_cipher.h"
 #include "pg/keys.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 #include "pg/store.h"
+#include "pg/token_rows.h"
 
 namespace token_refresh {
 
@@ -32,34 +33,37 @@ Statement write_journal = {
 
 // Rows that can never be refreshed as they are: out of the way until their tokens change.
 Statement never_due = {
-    "UPDATE token_refresh.schedule SET due_at = NULL WHERE id IN"
-    " (SELECT s.id FROM token_refresh.schedule s JOIN unnest($1, $2) AS k(id, generation)"
-    "   ON s.id = k.id AND s.generation = k.generation FOR NO KEY UPDATE OF s SKIP LOCKED)",
-    2,
-    {INT8ARRAYOID, INT8ARRAYOID},
+    "WITH free AS (SELECT s.id, k.status, k.left_alone FROM token_refresh.schedule s"
+    "  JOIN unnest($1, $2, $3, $4) AS k(id, generation, status, left_alone)"
+    "  ON s.id = k.id AND s.generation = k.generation FOR NO KEY UPDATE OF s SKIP LOCKED)"
+    " UPDATE token_refresh.schedule s SET due_at = NULL, status = coalesce(free.status, s.status),"
+    " left_alone = free.left_alone FROM free WHERE s.id = free.id",
+    4,
+    {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, BOOLARRAYOID},
     nullptr};
 
-// A ciphertext that does not open is for a person to mend (a key is missing): said in the status, tried
-// again now and then.
+// A ciphertext that does not open, or a table that has lost a column, is for a person to mend: said in the
+// status, tried again now and then.
 Statement mark_unreadable = {
-    "UPDATE token_refresh.schedule SET status = 'error', failure = 'client_config',"
-    " message = 'the stored refresh token does not open with the keys at hand',"
-    " due_at = clock_timestamp() + interval '5 minutes' WHERE id IN"
-    " (SELECT s.id FROM token_refresh.schedule s JOIN unnest($1, $2) AS k(id, generation)"
-    "   ON s.id = k.id AND s.generation = k.generation FOR NO KEY UPDATE OF s SKIP LOCKED)",
-    2,
-    {INT8ARRAYOID, INT8ARRAYOID},
+    "WITH free AS (SELECT s.id, k.message FROM token_refresh.schedule s"
+    "  JOIN unnest($1, $2, $3) AS k(id, generation, message)"
+    "  ON s.id = k.id AND s.generation = k.generation FOR NO KEY UPDATE OF s SKIP LOCKED)"
+    " UPDATE token_refresh.schedule s SET status = 'error', failure = 'client_config', message = free.message,"
+    " due_at = clock_timestamp() + interval '5 minutes' FROM free WHERE s.id = free.id",
+    3,
+    {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID},
     nullptr};
 
 // One requested row, in plain memory.
 struct PlainClaim {
-  bool found, locked, parked, has_token_row, claimed;
+  bool found, locked, parked, claimed;
   int32_t provider, token_table, attempts;
-  char *row_key, *status, *subject, *label, *place;
+  char *row_key, *status;
   bool due, expires, lost_response, refreshed_before;
   TimestampTz due_at, expires_at, last_refreshed_at;
   int64_t generation;
-  bytea* refresh_token;  // sealed; may be null
+  TokenRow token;
+  Micros refresh_margin;  // of its token table; 0: none
 };
 
 char* GetText(HeapTuple tuple, TupleDesc desc, int column) {
@@ -91,6 +95,8 @@ void ReadScheduleRow(HeapTuple tuple, TupleDesc desc, PlainClaim* row) {
   row->parked = DatumGetBool(SPI_getbinval(tuple, desc, 12, &is_null));
 }
 
+bool IsDead(TokenStatus status) { return status == kNeedsReauth || status == kDisconnected; }
+
 bool KnownDead(const PlainClaim& row) {
   return strcmp(row.status, "needs_reauth") == 0 || strcmp(row.status, "disconnected") == 0;
 }
@@ -108,8 +114,12 @@ std::optional<Refusal> JudgeSchedule(Micros now, const ClaimRequest& request, co
 }
 
 std::optional<Refusal> JudgeTokenRow(const PlainClaim& row) {
-  if (!row.has_token_row) return Refusal::kNotFound;
-  if (row.refresh_token == nullptr) return Refusal::kNoRefreshToken;
+  if (row.token.locked) return Refusal::kLocked;
+  if (row.token.trouble != nullptr) return Refusal::kUnreadable;
+  if (!row.token.found) return Refusal::kNotFound;
+  if (IsDead(row.token.status)) return Refusal::kNeedsReauth;
+  if (!row.token.filter_holds) return Refusal::kLeftAlone;
+  if (row.token.stored == nullptr) return Refusal::kNoRefreshToken;
   return std::nullopt;
 }
 
@@ -161,24 +171,15 @@ void ReadSchedules(std::span<const ClaimRequest> requests, MemoryContext context
 
 // Loads the token rows of one table for the requests that are still to be judged.
 void LoadTokenRows(int32_t token_table, const int* wanted, int count, MemoryContext context, PlainClaim* rows) {
-  TokenTableStatements* statements = StatementsFor(token_table);
-  Datum values[] = {MakeArray(count, INT4OID, [&](int i, bool*) { return Int32GetDatum(wanted[i]); }),
-                    MakeArray(count, TEXTOID, [&](int i, bool*) { return TextDatum(rows[wanted[i]].row_key); })};
-  uint64 found = Execute(&statements->load, values, false);
-  MemoryContext previous = MemoryContextSwitchTo(context);
-  for (uint64 i = 0; i < found; i++) {
-    bool is_null;
-    HeapTuple tuple = SPI_tuptable->vals[i];
-    TupleDesc desc = SPI_tuptable->tupdesc;
-    PlainClaim* row = &rows[DatumGetInt32(SPI_getbinval(tuple, desc, 1, &is_null))];
-    row->has_token_row = true;
-    row->subject = GetText(tuple, desc, 2);
-    row->label = GetText(tuple, desc, 3);
-    row->place = pstrdup(statements->table.place);
-    Datum refresh_token = SPI_getbinval(tuple, desc, 4, &is_null);
-    row->refresh_token = is_null ? nullptr : DatumGetByteaPCopy(refresh_token);
+  TokenTable* table = GetTokenTable(token_table);
+  const char** keys = static_cast<const char**>(palloc(sizeof(char*) * count));
+  TokenRow* tokens = static_cast<TokenRow*>(palloc0(sizeof(TokenRow) * count));
+  for (int i = 0; i < count; i++) keys[i] = rows[wanted[i]].row_key;
+  ReadTokenRows(table, keys, count, context, tokens);
+  for (int i = 0; i < count; i++) {
+    rows[wanted[i]].token = tokens[i];
+    rows[wanted[i]].refresh_margin = table->refresh_margin;
   }
-  MemoryContextSwitchTo(previous);
 }
 
 void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, MemoryContext context, PlainClaim* rows) {
@@ -207,31 +208,68 @@ int64_t InsertNote(const int64_t* schedule_ids, int count) {
   return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
 }
 
-// Notes what is about to be asked for, and puts out of the way what never can be.
+// What these rows are is written down, so that they do not come up again.
+void PutAway(std::span<const ClaimRequest> requests, const PlainClaim* rows, const int* which, int count) {
+  if (count == 0) return;
+  auto dead = [&](int i) { return rows[which[i]].token.found && IsDead(rows[which[i]].token.status); };
+  Datum values[] = {
+      MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(requests[which[i]].schedule_id); }),
+      MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(rows[which[i]].generation); }),
+      MakeArray(count, TEXTOID, [&](int i, bool* is_null) {
+        return TextOrNullDatum(dead(i) ? kStatusWords[rows[which[i]].token.status] : "", is_null);
+      }),
+      MakeArray(count, BOOLOID, [&](int i, bool*) {
+        return BoolGetDatum(rows[which[i]].token.found && !rows[which[i]].token.filter_holds);
+      })};
+  Execute(&never_due, values, false);
+}
+
+void NoteUnreadable(const int64_t* schedule_ids, const int64_t* generations, const char* const* messages, int count) {
+  if (count == 0) return;
+  Datum values[] = {MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(schedule_ids[i]); }),
+                    MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(generations[i]); }),
+                    MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(messages[i]); })};
+  Execute(&mark_unreadable, values, false);
+}
+
+void NoteTroubles(std::span<const ClaimRequest> requests, const PlainClaim* rows, const int* which, int count) {
+  int64_t* ids = static_cast<int64_t*>(palloc(sizeof(int64_t) * Max(count, 1)));
+  int64_t* generations = static_cast<int64_t*>(palloc(sizeof(int64_t) * Max(count, 1)));
+  const char** messages = static_cast<const char**>(palloc(sizeof(char*) * Max(count, 1)));
+  for (int i = 0; i < count; i++) {
+    ids[i] = requests[which[i]].schedule_id;
+    generations[i] = rows[which[i]].generation;
+    messages[i] = rows[which[i]].token.trouble;
+  }
+  NoteUnreadable(ids, generations, messages, count);
+}
+
+// Notes what is about to be asked for, and puts out of the way what never can be, or not as it is.
 int64_t WriteJournal(Micros now, std::span<const ClaimRequest> requests, PlainClaim* rows) {
   int count = static_cast<int>(requests.size());
   int64_t* claimed = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
   int* hopeless = static_cast<int*>(palloc(sizeof(int) * count));
-  int claimed_count = 0, hopeless_count = 0;
+  int* troubled = static_cast<int*>(palloc(sizeof(int) * count));
+  int claimed_count = 0, hopeless_count = 0, troubled_count = 0;
   for (int i = 0; i < count; i++) {
-    std::optional<Refusal> refusal = JudgeSchedule(now, requests[i], rows[i]);
-    if (!refusal && JudgeTokenRow(rows[i])) {
-      hopeless[hopeless_count++] = i;
-    } else if (!refusal) {
+    std::optional<Refusal> known = JudgeSchedule(now, requests[i], rows[i]);
+    std::optional<Refusal> refusal = known ? known : JudgeTokenRow(rows[i]);
+    if (!refusal) {
       rows[i].claimed = true;
       claimed[claimed_count++] = requests[i].schedule_id;
-    } else if (*refusal == Refusal::kNeedsReauth && rows[i].due) {
+    } else if (!known && *refusal == Refusal::kUnreadable) {
+      troubled[troubled_count++] = i;
+    } else if ((!known && *refusal != Refusal::kLocked) || (*refusal == Refusal::kNeedsReauth && rows[i].due)) {
       hopeless[hopeless_count++] = i;
     }
   }
-  if (hopeless_count > 0) {
-    Datum values[] = {
-        MakeArray(hopeless_count, INT8OID,
-                  [&](int i, bool*) { return Int64GetDatum(requests[hopeless[i]].schedule_id); }),
-        MakeArray(hopeless_count, INT8OID, [&](int i, bool*) { return Int64GetDatum(rows[hopeless[i]].generation); })};
-    Execute(&never_due, values, false);
-  }
+  PutAway(requests, rows, hopeless, hopeless_count);
+  NoteTroubles(requests, rows, troubled, troubled_count);
   return claimed_count == 0 ? 0 : InsertNote(claimed, claimed_count);
+}
+
+std::string_view OpenedView(const TokenRow& row) {
+  return row.opened == nullptr ? std::string_view() : std::string_view(row.opened);
 }
 
 Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t journal_id) {
@@ -241,15 +279,16 @@ Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t jour
   claim.journal_id = journal_id;
   claim.token_table = row.token_table;
   claim.row_key = row.row_key;
-  claim.subject = row.subject;
-  claim.label = row.label;
-  claim.stored_refresh_token.assign(VARDATA_ANY(row.refresh_token), VARSIZE_ANY_EXHDR(row.refresh_token));
+  if (row.token.subject != nullptr) claim.subject = row.token.subject;
+  if (row.token.label != nullptr) claim.label = row.token.label;
+  claim.stored_refresh_token.assign(VARDATA_ANY(row.token.stored), VARSIZE_ANY_EXHDR(row.token.stored));
   claim.generation = row.generation;
   claim.attempts = row.attempts;
   claim.lost_response = row.lost_response;
   if (row.expires) claim.expires_at = FromTimestamp(row.expires_at);
   if (row.refreshed_before) claim.last_refreshed_at = FromTimestamp(row.last_refreshed_at);
   if (row.due) claim.due_at = FromTimestamp(row.due_at);
+  if (row.refresh_margin > 0) claim.refresh_margin = row.refresh_margin;
   claim.asked_for = request.on_demand;
   return claim;
 }
@@ -279,12 +318,10 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
     const PlainClaim& row = scratch->rows[i];
     if (!row.claimed) continue;
     Claim claim = MakeClaim(requests[i], row, scratch->journal_id);
-    Result<Secret> opened = ring.ok() ? Open(**ring, SealedPlace{row.place, claim.row_key, "refresh_token"},
-                                             claim.stored_refresh_token)
+    Result<Secret> opened = ring.ok() ? OpenRefreshToken(**ring, claim, claim.stored_refresh_token, OpenedView(row.token))
                                       : Result<Secret>(ring.error());
     if (opened.ok()) {
       noted++;
-      token_places_[claim.token_table] = row.place;
       claim.refresh_token = std::move(*opened);
       batch->claims.push_back(std::move(claim));
       continue;
@@ -294,8 +331,19 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
     ReportToLog(WARNING, ("a refresh token cannot be opened: " + opened.error().message).c_str());
     unreadable.push_back(std::move(claim));
   }
+  for (size_t i = 0; i < requests.size(); i++) WipeOpened(&scratch->rows[i].token, 1);
   if (scratch->journal_id != 0) journal_left_[scratch->journal_id] = noted;
   if (!unreadable.empty()) MarkUnreadable(unreadable);
+}
+
+// opened: what the table's own function has made of it, if it has one.
+Result<Secret> PgStore::OpenRefreshToken(const KeyRing& ring, const Claim& claim, std::string_view stored,
+                                         std::string_view opened) const {
+  const TokenCipher cipher = CipherOf(claim.token_table);
+  if (cipher.kind != TableCipher::kFunctions)
+    return OpenStoredToken(ring, cipher, claim.row_key, "refresh_token", stored);
+  if (opened.empty()) return Error{ErrorCode::kNotAuthentic, "the decrypt function of the table gives nothing", {}};
+  return Secret(opened);
 }
 
 Result<int64_t> PgStore::NoteInFlight(const std::vector<int64_t>& schedule_ids) {
@@ -311,10 +359,15 @@ Result<int64_t> PgStore::NoteInFlight(const std::vector<int64_t>& schedule_ids) 
 void PgStore::MarkUnreadable(const std::vector<Claim>& claims) {
   auto error = RunPostgres(kActivityClaim, [&] {
     int count = static_cast<int>(claims.size());
-    Datum values[] = {
-        MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(claims[i].schedule_id); }),
-        MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(claims[i].generation); })};
-    Execute(&mark_unreadable, values, false);
+    int64_t* ids = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
+    int64_t* generations = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
+    const char** messages = static_cast<const char**>(palloc(sizeof(char*) * count));
+    for (int i = 0; i < count; i++) {
+      ids[i] = claims[i].schedule_id;
+      generations[i] = claims[i].generation;
+      messages[i] = "the stored refresh token does not open with the keys at hand";
+    }
+    NoteUnreadable(ids, generations, messages, count);
   });
   if (error) Complain("noting unreadable tokens", *error);
 }

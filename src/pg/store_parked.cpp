@@ -4,12 +4,14 @@
 #include <iterator>
 
 #include "core/sealed_box.h"
+#include "core/token_cipher.h"
 #include "pg/catalog.h"
 #include "pg/keys.h"
 #include "pg/save_statements.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 #include "pg/store.h"
+#include "pg/token_rows.h"
 
 namespace token_refresh {
 
@@ -33,10 +35,12 @@ Statement read_parked = {
 struct PlainParked {
   int64_t schedule_id, generation;
   int32_t provider, token_table, attempts;
-  char *row_key, *subject, *label, *token_type, *scope, *place;
+  char *row_key, *token_type, *scope;
   bytea *replaces, *access_token, *refresh_token;  // not both of the last two are null
   bool expires, refresh_expires, due, lost_response;
   TimestampTz issued_at, expires_at, refresh_expires_at, due_at;
+  TokenRow token;  // what its table says of the row
+  Micros refresh_margin;
 };
 
 bytea* GetBytes(HeapTuple tuple, TupleDesc desc, int column) {
@@ -80,15 +84,10 @@ void ReadRow(HeapTuple tuple, TupleDesc desc, PlainParked* row) {
 
 // What the row's own table says of it.
 void ReadTableRow(MemoryContext context, PlainParked* row) {
-  TokenTableStatements* statements = StatementsFor(row->token_table);
-  Datum values[] = {MakeArray(1, INT4OID, [](int, bool*) { return Int32GetDatum(0); }),
-                    MakeArray(1, TEXTOID, [&](int, bool*) { return TextDatum(row->row_key); })};
-  bool found = Execute(&statements->load, values, false) > 0;
-  MemoryContext previous = MemoryContextSwitchTo(context);
-  row->place = pstrdup(statements->table.place);
-  row->subject = found ? GetText(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2) : nullptr;
-  row->label = found ? GetText(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3) : nullptr;
-  MemoryContextSwitchTo(previous);
+  TokenTable* table = GetTokenTable(row->token_table);
+  const char* key = row->row_key;
+  ReadTokenRows(table, &key, 1, context, &row->token);
+  row->refresh_margin = table->refresh_margin;
 }
 
 std::string_view View(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
@@ -102,18 +101,21 @@ Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
   claim.provider_id = row.provider;
   claim.token_table = row.token_table;
   claim.row_key = row.row_key;
-  if (row.subject != nullptr) claim.subject = row.subject;
-  if (row.label != nullptr) claim.label = row.label;
+  if (row.token.subject != nullptr) claim.subject = row.token.subject;
+  if (row.token.label != nullptr) claim.label = row.token.label;
+  if (row.refresh_margin > 0) claim.refresh_margin = row.refresh_margin;
   claim.generation = row.generation;
   claim.attempts = row.attempts;
   claim.lost_response = row.lost_response;
   claim.last_refreshed_at = FromTimestamp(row.issued_at);
-  claim.stored_refresh_token = View(row.replaces);
   std::string key = ParkedRowKey(row.token_table, claim.row_key);
+  Result<Secret> replaced = Open(ring, {kParkedPlace, key, "replaces_refresh_token"}, View(row.replaces));
+  if (!replaced.ok()) return replaced.error();
   Result<Secret> refresh = row.refresh_token != nullptr
                                ? Open(ring, {kParkedPlace, key, "refresh_token"}, View(row.refresh_token))
-                               : Open(ring, {row.place, claim.row_key, "refresh_token"}, View(row.replaces));
+                               : Result<Secret>(replaced->Clone());
   if (!refresh.ok()) return refresh.error();
+  claim.replaced_refresh_token = std::move(*replaced);
   if (row.access_token != nullptr) {
     Result<Secret> access = Open(ring, {kParkedPlace, key, "access_token"}, View(row.access_token));
     if (!access.ok()) return access.error();
@@ -155,12 +157,16 @@ Result<std::vector<Outcome>> PgStore::LoadParked(const std::vector<int64_t>& sch
   if (!ring.ok()) return ring.error();
   std::vector<Outcome> outcomes;
   for (uint64 i = 0; i < count; i++) {
-    token_places_[rows[i].token_table] = rows[i].place;
     Result<Outcome> outcome = MakeOutcome(**ring, rows[i]);
-    if (outcome.ok())
-      outcomes.push_back(std::move(*outcome));
-    else
+    StoredToken stored = ToStored(rows[i].token);
+    WipeOpened(&rows[i].token, 1);
+    if (!outcome.ok()) {
       ReportToLog(WARNING, ("a parked result cannot be opened: " + outcome.error().message).c_str());
+      continue;
+    }
+    // If another token stands in the row by now, nothing compares with nothing.
+    if (SameToken(outcome->claim, stored)) outcome->claim.stored_refresh_token = stored.refresh_token;
+    outcomes.push_back(std::move(*outcome));
   }
   return outcomes;
 }
@@ -214,20 +220,42 @@ void PgStore::ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests,
   batch->refused.insert(batch->refused.end(), more->refused.begin(), more->refused.end());
 }
 
+Result<std::vector<SealedTokens>> PgStore::SealForParking(std::span<const Outcome> outcomes,
+                                                          const std::vector<size_t>& which) const {
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  std::vector<SealedTokens> sealed(outcomes.size());
+  for (size_t i : which) {
+    const Claim& claim = outcomes[i].claim;
+    const std::string key = ParkedRowKey(claim.token_table, claim.row_key);
+    auto seal = [&](const char* column, const Secret& token, std::string* out) -> Status {
+      Result<std::string> envelope = Seal(**ring, {kParkedPlace, key, column}, token.view());
+      if (envelope.ok()) *out = std::move(*envelope);
+      return envelope.ok() ? Ok() : Status(envelope.error());
+    };
+    Status done = seal("replaces_refresh_token", claim.StoredRefreshToken(), &sealed[i].replaced);
+    if (done.ok() && outcomes[i].tokens)
+      done = seal("access_token", outcomes[i].tokens->access_token, &sealed[i].access_token);
+    if (done.ok() && !outcomes[i].NewRefreshToken().empty())
+      done = seal("refresh_token", outcomes[i].NewRefreshToken(), &sealed[i].refresh_token);
+    if (!done.ok()) return done.error();
+  }
+  return sealed;
+}
+
 void PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                   const std::vector<std::string>& expected, const std::string& reason,
-                   std::vector<SaveVerdict>* verdicts) {
-  Result<std::vector<SealedTokens>> sealed = SealTokens(outcomes, which, true);
+                   const std::string& reason, std::vector<SaveVerdict>* verdicts) {
+  Result<std::vector<SealedTokens>> sealed = SealForParking(outcomes, which);
   if (!sealed.ok()) return;
   std::vector<std::string> messages(outcomes.size(), reason);
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<int64_t> journals = FinishedJournals(outcomes, which);
-  SaveWork work{now, outcomes, *sealed, expected, which, names, messages, journals, from_parked, {}};
+  SaveWork work{now, 0, outcomes, *sealed, {}, which, names, messages, journals, from_parked, {}};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteParked(work, reason); });
   if (failed) {
     Complain("parking fresh tokens", *failed);
     if (which.size() == 1) return;
-    for (size_t i : which) Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
+    for (size_t i : which) Park(now, outcomes, {i}, from_parked, reason, verdicts);
     return;
   }
   ForgetJournals(outcomes, which);

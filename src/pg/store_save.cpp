@@ -3,13 +3,17 @@
 // in a new envelope is saved after all, other tokens are left alone. So are other tokens beside the same
 // refresh token, unless the provider has replaced that: then what it gave is all there is.
 #include "core/sealed_box.h"
+#include "core/token_cipher.h"
 #include "pg/catalog.h"
+#include "pg/feed.h"
 #include "pg/keys.h"
 #include "pg/outcome_log.h"
 #include "pg/save_statements.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 #include "pg/store.h"
+#include "pg/table_suspension.h"
+#include "pg/token_rows.h"
 
 namespace token_refresh {
 
@@ -39,18 +43,22 @@ bool Rotated(const Outcome& outcome, bool from_parked) {
   return !fresh.empty() && (from_parked || !fresh.Equals(outcome.claim.refresh_token.view()));
 }
 
-std::vector<size_t> AllOf(std::span<const Outcome> outcomes) {
-  std::vector<size_t> all(outcomes.size());
-  for (size_t i = 0; i < all.size(); i++) all[i] = i;
-  return all;
+// The numbers of the outcomes of each token table, the built-in one first.
+std::vector<std::vector<size_t>> ByTable(std::span<const Outcome> outcomes) {
+  std::map<int32_t, std::vector<size_t>> tables;
+  for (size_t i = 0; i < outcomes.size(); i++) tables[outcomes[i].claim.token_table].push_back(i);
+  std::vector<std::vector<size_t>> groups;
+  for (auto& [table, which] : tables) groups.push_back(std::move(which));
+  return groups;
 }
 
 }  // namespace
 
-const std::string& PgStore::TokenPlace(int32_t token_table) const {
-  static const std::string unknown;
-  auto found = token_places_.find(token_table);
-  return found == token_places_.end() ? unknown : found->second;
+// The table has been read when the row was claimed.
+TokenCipher PgStore::CipherOf(int32_t token_table) const {
+  const TokenTable* table = KnownTokenTable(token_table);
+  if (table == nullptr) return {};
+  return {table->cipher, table->place, table->cipher_key != nullptr ? table->cipher_key : ""};
 }
 
 std::vector<int64_t> PgStore::FinishedJournals(std::span<const Outcome> outcomes,
@@ -73,26 +81,25 @@ void PgStore::ForgetJournals(std::span<const Outcome> outcomes, const std::vecto
   }
 }
 
+// As their table stores them.
 Result<std::vector<SealedTokens>> PgStore::SealTokens(std::span<const Outcome> outcomes,
-                                                      const std::vector<size_t>& which, bool for_parking) const {
+                                                      const std::vector<size_t>& which) const {
   Result<const KeyRing*> ring = LoadKeyRing();
   if (!ring.ok()) return ring.error();
   std::vector<SealedTokens> sealed(outcomes.size());
   for (size_t i : which) {
-    if (!outcomes[i].HasNewTokens()) continue;
     const Claim& claim = outcomes[i].claim;
-    std::string parked_key = ParkedRowKey(claim.token_table, claim.row_key);
-    std::string_view table = for_parking ? std::string_view(kParkedPlace) : std::string_view(TokenPlace(claim.token_table));
-    std::string_view row = for_parking ? std::string_view(parked_key) : std::string_view(claim.row_key);
+    const TokenCipher cipher = CipherOf(claim.token_table);
+    auto seal = [&](std::string_view column, const Secret& token) {
+      return SealTokenToStore(**ring, cipher, claim.row_key, column, token.view(), claim.stored_refresh_token);
+    };
     if (outcomes[i].tokens) {
-      Result<std::string> access =
-          Seal(**ring, SealedPlace{table, row, "access_token"}, outcomes[i].tokens->access_token.view());
+      Result<std::string> access = seal("access_token", outcomes[i].tokens->access_token);
       if (!access.ok()) return access.error();
       sealed[i].access_token = std::move(*access);
     }
     if (outcomes[i].NewRefreshToken().empty()) continue;
-    Result<std::string> refresh =
-        Seal(**ring, SealedPlace{table, row, "refresh_token"}, outcomes[i].NewRefreshToken().view());
+    Result<std::string> refresh = seal("refresh_token", outcomes[i].NewRefreshToken());
     if (!refresh.ok()) return refresh.error();
     sealed[i].refresh_token = std::move(*refresh);
   }
@@ -115,9 +122,12 @@ std::vector<SaveVerdict> PgStore::SaveAll(Micros now, std::span<const Outcome> o
   std::vector<std::string> expected;
   expected.reserve(outcomes.size());
   for (const Outcome& outcome : outcomes) expected.push_back(outcome.claim.stored_refresh_token);
-  for (std::vector<size_t> which = AllOf(outcomes); !which.empty();) {
-    SaveOrPark(now, outcomes, which, from_parked, expected, &verdicts);
-    which = ResolveMissed(now, outcomes, which, from_parked, &expected, &verdicts);
+  // Table by table, so that what one of them makes of it concerns no other.
+  for (std::vector<size_t>& of_table : ByTable(outcomes)) {
+    for (std::vector<size_t> which = std::move(of_table); !which.empty();) {
+      SaveOrPark(now, outcomes, which, from_parked, expected, &verdicts);
+      which = ResolveMissed(now, outcomes, which, from_parked, &expected, &verdicts);
+    }
   }
   return verdicts;
 }
@@ -127,16 +137,20 @@ void PgStore::SaveOrPark(Micros now, std::span<const Outcome> outcomes, const st
                          std::vector<SaveVerdict>* verdicts) {
   PostgresError error;
   if (SaveOnce(now, outcomes, which, from_parked, expected, verdicts, &error)) return;
-  if (which.size() == 1)
-    GiveUpOnRow(now, outcomes, which.front(), from_parked, expected, error, verdicts);
-  else
-    SaveOneByOne(now, outcomes, which, from_parked, expected, verdicts);
+  const bool one_by_one = which.size() > 1 && !IsSuspended(outcomes[which.front()].claim.token_table, now);
+  if (one_by_one) return SaveOneByOne(now, outcomes, which, from_parked, expected, verdicts);
+  for (size_t i : which) GiveUpOnRow(now, outcomes, i, from_parked, expected, error, verdicts);
 }
 
 bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
                        bool from_parked, const std::vector<std::string>& expected,
                        std::vector<SaveVerdict>* verdicts, PostgresError* error, bool schedule_only) {
-  Result<std::vector<SealedTokens>> sealed = SealTokens(outcomes, which, false);
+  const int32_t token_table = outcomes[which.front()].claim.token_table;
+  if (!schedule_only && IsSuspended(token_table, now)) {
+    *error = {ERRCODE_QUERY_CANCELED, kSuspendedMessage};
+    return false;
+  }
+  Result<std::vector<SealedTokens>> sealed = SealTokens(outcomes, which);
   if (!sealed.ok()) {
     ReportToLog(WARNING, ("cannot seal fresh tokens: " + sealed.error().message).c_str());
     return false;
@@ -147,10 +161,12 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<int64_t> journals = FinishedJournals(outcomes, which);
   std::vector<char> written(outcomes.size()), outdated(outcomes.size());
-  SaveWork work{now,      outcomes, *sealed,     expected, which,         names,
-                messages, journals, from_parked, written,  schedule_only, outdated};
+  SaveWork work{now,      token_table, outcomes,    *sealed, expected,      which,   names,
+                messages, journals,    from_parked, written, schedule_only, outdated};
+  SetOwnWrites(0);
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteOutcomes(work); });
   if (failed) {
+    if (failed->sqlstate == ERRCODE_QUERY_CANCELED) Suspend(token_table, now);
     std::vector<size_t> current;
     for (size_t i : which)
       if (!outdated[i]) current.push_back(i);
@@ -176,7 +192,7 @@ void PgStore::GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t 
                           std::vector<SaveVerdict>* verdicts) {
   std::string reason = error.sqlstate == 0 ? "no key to seal with" : DescribeRejection(outcomes[i], error);
   LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
-  if (outcomes[i].HasNewTokens()) return Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
+  if (outcomes[i].HasNewTokens()) return Park(now, outcomes, {i}, from_parked, reason, verdicts);
   // A lock goes away by itself. A row that rejects its new status must not keep a dead grant in use.
   PostgresError again;
   if (error.sqlstate != ERRCODE_LOCK_NOT_AVAILABLE)
@@ -197,7 +213,7 @@ void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const 
     if (!SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error))
       GiveUpOnRow(now, outcomes, i, from_parked, expected, error, verdicts);
   }
-  if (!rest.empty()) Park(now, outcomes, rest, from_parked, expected, "saving took too long", verdicts);
+  if (!rest.empty()) Park(now, outcomes, rest, from_parked, "saving took too long", verdicts);
 }
 
 std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresError& error) const {
@@ -220,13 +236,13 @@ std::vector<size_t> PgStore::ResolveMissed(Micros now, std::span<const Outcome> 
   for (size_t m = 0; m < missed.size(); m++) {
     size_t i = missed[m];
     const Outcome& outcome = outcomes[i];
-    if (!stored.ok()) {
+    if (!stored.ok() || !(*stored)[m].readable) {
       (*verdicts)[i] = SaveVerdict::kNotStored;
       continue;
     }
     const StoredToken& current = (*stored)[m];
     const bool same_envelope = current.exists && current.refresh_token == (*expected)[i];
-    if (!same_envelope && !SameToken(outcome.claim, current.refresh_token)) {
+    if (!same_envelope && !SameToken(outcome.claim, current)) {
       if (!current.exists) (*verdicts)[i] = SaveVerdict::kGone;
       superseded.push_back(i);
     } else if (outcome.tokens && !Rotated(outcome, from_parked) && current.generation != outcome.claim.generation) {
@@ -253,7 +269,7 @@ void PgStore::HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_
   (*verdicts)[i] = SaveVerdict::kNotStored;
   PostgresError error;
   if (outcomes[i].HasNewTokens())
-    Park(now, outcomes, {i}, from_parked, expected, reason, verdicts);
+    Park(now, outcomes, {i}, from_parked, reason, verdicts);
   else if (SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error, true) &&
            (*verdicts)[i] == SaveVerdict::kSuperseded)
     return;  // the row was planned anew meanwhile: the failure belongs to the plan before
@@ -267,7 +283,7 @@ void PgStore::AuditSuperseded(Micros now, std::span<const Outcome> outcomes, con
   ForgetJournals(outcomes, superseded);
   std::vector<std::string> messages(outcomes.size());
   std::vector<std::string> names = ProviderNames(outcomes);
-  SaveWork work{now, outcomes, {}, {}, superseded, names, messages, {}, false, {}};
+  SaveWork work{now, 0, outcomes, {}, {}, superseded, names, messages, {}, false, {}};
   auto error = RunPostgres(kActivitySave, [&] {
     if (discard != Discard::kNothing) DeleteParkedResults(work, discard == Discard::kUnrotated);
     WriteAudit(work, "superseded");
@@ -277,51 +293,48 @@ void PgStore::AuditSuperseded(Micros now, std::span<const Outcome> outcomes, con
 }
 
 // Whether current is the token that was claimed, in a new envelope (rotate_keys does that).
-bool PgStore::SameToken(const Claim& claim, const std::string& current) const {
-  if (current.empty() || current == claim.stored_refresh_token) return false;
+bool PgStore::SameToken(const Claim& claim, const StoredToken& current) const {
+  if (current.refresh_token.empty()) return false;
   Result<const KeyRing*> ring = LoadKeyRing();
   if (!ring.ok()) return false;
-  SealedPlace place{TokenPlace(claim.token_table), claim.row_key, "refresh_token"};
-  Result<Secret> then = Open(**ring, place, claim.stored_refresh_token);
-  Result<Secret> now = Open(**ring, place, current);
-  return then.ok() && now.ok() && then->Equals(now->view());
+  Result<Secret> opened = OpenRefreshToken(**ring, claim, current.refresh_token, current.opened.view());
+  return opened.ok() && opened->Equals(claim.StoredRefreshToken().view());
+}
+
+PgStore::StoredToken PgStore::ToStored(const TokenRow& row) {
+  StoredToken stored;
+  stored.readable = row.trouble == nullptr && !row.locked;
+  stored.exists = row.found;
+  if (row.opened != nullptr) stored.opened = Secret(row.opened);
+  if (row.stored != nullptr) stored.refresh_token.assign(VARDATA_ANY(row.stored), VARSIZE_ANY_EXHDR(row.stored));
+  return stored;
 }
 
 Result<std::vector<PgStore::StoredToken>> PgStore::LoadStored(std::span<const Outcome> outcomes,
                                                               const std::vector<size_t>& which) {
   MemoryContextReset(scratch_context_);
-  struct Plain {
-    bool exists;
-    bytea* refresh_token;
-    int64_t generation;
-  };
-  Plain* plain = static_cast<Plain*>(MemoryContextAllocZero(scratch_context_, sizeof(Plain) * which.size()));
+  const int count = static_cast<int>(which.size());
+  TokenRow* rows = static_cast<TokenRow*>(MemoryContextAllocZero(scratch_context_, sizeof(TokenRow) * which.size()));
+  int64_t* generations = static_cast<int64_t*>(MemoryContextAllocZero(scratch_context_, sizeof(int64_t) * which.size()));
   auto error = RunPostgres(kActivitySave, [&] {
-    for (size_t m = 0; m < which.size(); m++) {
-      const Claim& claim = outcomes[which[m]].claim;
-      Datum values[] = {MakeArray(1, INT4OID, [](int, bool*) { return Int32GetDatum(0); }),
-                        MakeArray(1, TEXTOID, [&](int, bool*) { return TextDatum(claim.row_key); })};
-      plain[m].exists = Execute(&StatementsFor(claim.token_table)->load, values, false) > 0;
-      if (!plain[m].exists) continue;
+    const char** keys = static_cast<const char**>(palloc(sizeof(char*) * count));
+    for (int m = 0; m < count; m++) keys[m] = outcomes[which[m]].claim.row_key.c_str();
+    ReadTokenRows(GetTokenTable(outcomes[which.front()].claim.token_table), keys, count, scratch_context_, rows);
+    for (int m = 0; m < count; m++) {
+      Datum schedule_id[] = {Int64GetDatum(outcomes[which[m]].claim.schedule_id)};
       bool is_null;
-      Datum token = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null);
-      MemoryContext previous = MemoryContextSwitchTo(scratch_context_);
-      plain[m].refresh_token = is_null ? nullptr : DatumGetByteaPCopy(token);
-      MemoryContextSwitchTo(previous);
-      Datum schedule_id[] = {Int64GetDatum(claim.schedule_id)};
-      bool scheduled = Execute(&load_generation, schedule_id, false) > 0;
-      plain[m].generation =
-          scheduled ? DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null)) : -1;
+      generations[m] = -1;
+      if (Execute(&load_generation, schedule_id, false) > 0)
+        generations[m] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
     }
   });
   if (error) return Complain("reading what is stored", *error);
   std::vector<StoredToken> stored(which.size());
-  for (size_t m = 0; m < which.size(); m++) {
-    stored[m].exists = plain[m].exists;
-    stored[m].generation = plain[m].generation;
-    if (plain[m].refresh_token != nullptr)
-      stored[m].refresh_token.assign(VARDATA_ANY(plain[m].refresh_token), VARSIZE_ANY_EXHDR(plain[m].refresh_token));
+  for (int m = 0; m < count; m++) {
+    stored[m] = ToStored(rows[m]);
+    stored[m].generation = generations[m];
   }
+  WipeOpened(rows, count);
   return stored;
 }
 

@@ -1,16 +1,18 @@
 // The store's upkeep: what the last refresher left behind, the sweep that reconciles the
 // schedule with the token tables, and the retention of the audit.
+#include <algorithm>
+
+#include "pg/catalog.h"
+#include "pg/provider_cache.h"
 #include "pg/settings.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 #include "pg/store.h"
+#include "pg/table_sweep.h"
 
 namespace token_refresh {
 
 namespace {
-
-// Rows that a sweep looks at in one transaction, a few milliseconds of work.
-constexpr int kSweepBatch = 1000;
 
 // Parameter: the notes of this refresher itself, for it may have had to begin before this succeeds.
 Statement recover_in_flight = {
@@ -29,65 +31,27 @@ Statement recover_in_flight = {
 Statement trim_audit = {
     "SELECT token_refresh._trim_audit(make_interval(mins => $1))", 1, {INT4OID}, nullptr};
 
-Statement list_tables = {"SELECT id FROM token_refresh.token_table ORDER BY id", 0, {}, nullptr};
+// Those of which no trigger tells everything are looked at more often.
+Statement list_tables = {
+    "SELECT id, NOT has_trigger OR filter IS NOT NULL OR poll_interval IS NOT NULL, poll_interval"
+    " FROM token_refresh.token_table ORDER BY id",
+    0,
+    {},
+    nullptr};
 
-// The next rows of a token table, by key; those that the schedule does not know, or knows otherwise, are
-// planned. Gives the last key, null at the end.
-constexpr const char* kReconcile =
-    "WITH batch AS (SELECT t.%s AS key, t.%s::text AS provider, t.%s IS NOT NULL AS has_refresh,"
-    " %s AS status, %s AS issued_at, t.%s::timestamptz AS expires_at, %s AS refresh_expires_at"
-    " FROM %s t %s ORDER BY t.%s LIMIT %d),"
-    " planned AS (SELECT count(token_refresh._plan_row(%d, b.key::text, b.provider, b.has_refresh, b.status,"
-    "  b.issued_at, b.expires_at, b.refresh_expires_at)) AS n FROM batch b"
-    "  LEFT JOIN token_refresh.schedule s ON s.token_table = %d AND s.row_key = b.key::text"
-    "  WHERE s.id IS NULL OR s.expires_at IS DISTINCT FROM b.expires_at AND NOT EXISTS"
-    "  (SELECT FROM token_refresh.parked_result p WHERE p.token_table = s.token_table AND p.row_key = s.row_key))"
-    " SELECT (SELECT key::text FROM batch ORDER BY key DESC LIMIT 1), (SELECT n FROM planned)";
-// The next rows of the schedule; those whose token row is gone are deleted. Gives the last id, null at the end.
-constexpr const char* kDropOrphans =
-    "WITH batch AS (SELECT s.id, s.row_key FROM token_refresh.schedule s WHERE s.token_table = %d AND s.id > $1"
-    "  ORDER BY s.id LIMIT %d),"
-    " gone AS (DELETE FROM token_refresh.schedule s USING batch b WHERE s.id = b.id"
-    "  AND NOT EXISTS (SELECT FROM %s t WHERE t.%s = b.row_key::%s))"
-    " SELECT max(id) FROM batch";
+Statement forget_table = {
+    "WITH scheduled AS (DELETE FROM token_refresh.schedule WHERE token_table = $1),"
+    " parked AS (DELETE FROM token_refresh.parked_result WHERE token_table = $1),"
+    " forgotten AS (DELETE FROM token_refresh.token_table WHERE id = $1 RETURNING id)"
+    " INSERT INTO token_refresh.audit_event (event, token_table, message, actor)"
+    " SELECT 'table_detached', id, 'the table has been dropped', 'refresher' FROM forgotten",
+    1,
+    {INT4OID},
+    nullptr};
 
-const char* ColumnOr(const TokenTable& table, TokenColumn column, const char* otherwise) {
-  if (table.columns[column][0] == '\0') return otherwise;
-  return psprintf("t.%s", quote_identifier(table.columns[column]));
-}
-
-const char* Name(const TokenTable& table, TokenColumn column) {
-  return pstrdup(quote_identifier(table.columns[column]));
-}
-
-// Executes sql with the cursor; fills it with where the batch ended. False at the end.
-bool RunBatch(const char* sql, Oid type, Datum start, bool has_start, char* end, size_t end_size) {
-  Oid types[] = {type};
-  Datum values[] = {start};
-  if (SPI_execute_with_args(sql, has_start ? 1 : 0, types, values, nullptr, false, 0) != SPI_OK_SELECT)
-    elog(ERROR, "token_refresh: reconciling failed");
-  char* last = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-  if (last == nullptr) return false;
-  strlcpy(end, last, end_size);
-  return true;
-}
-
-bool ReconcileBatch(const TokenTable& table, char* cursor, size_t cursor_size) {
-  const char* key = Name(table, kColumnKey);
-  bool has_start = cursor[0] != '\0';
-  const char* beyond = has_start ? psprintf("WHERE t.%s > $1::%s", key, format_type_be(table.key_type)) : "";
-  char* sql = psprintf(kReconcile, key, Name(table, kColumnProvider), Name(table, kColumnRefreshToken),
-                       ColumnOr(table, kColumnStatus, "NULL::text"), ColumnOr(table, kColumnIssuedAt, "now()"),
-                       Name(table, kColumnExpiresAt), ColumnOr(table, kColumnRefreshExpiresAt, "NULL::timestamptz"),
-                       table.quoted_name, beyond, key, kSweepBatch, table.id, table.id);
-  return RunBatch(sql, TEXTOID, CStringGetTextDatum(cursor), has_start, cursor, cursor_size);
-}
-
-bool DropOrphansBatch(const TokenTable& table, char* cursor, size_t cursor_size) {
-  char* sql = psprintf(kDropOrphans, table.id, kSweepBatch, table.quoted_name, Name(table, kColumnKey),
-                       format_type_be(table.key_type));
-  int64 start = cursor[0] == '\0' ? 0 : pg_strtoint64(cursor);
-  return RunBatch(sql, INT8OID, Int64GetDatum(start), true, cursor, cursor_size);
+void ForgetTable(int32_t id) {
+  Datum values[] = {Int32GetDatum(id)};
+  Execute(&forget_table, values, false);
 }
 
 }  // namespace
@@ -115,54 +79,107 @@ Status PgStore::Recover() {
   return Ok();
 }
 
-bool PgStore::SweepStep() {
-  if (sweep_.stage == SweepStage::kIdle) return StartSweep();
-  char cursor[sizeof(sweep_.cursor)];
-  strlcpy(cursor, sweep_.cursor, sizeof(cursor));
-  bool more = false;
-  auto error = RunPostgres(kActivityUpkeep, [&] {
-    const TokenTable& table = StatementsFor(sweep_.tables[sweep_.table])->table;
-    more = sweep_.stage == SweepStage::kReconcile ? ReconcileBatch(table, cursor, sizeof(cursor))
-                                                  : DropOrphansBatch(table, cursor, sizeof(cursor));
-  });
-  if (error) Complain("reconciling the schedule", *error);
-  if (!error && more) {
-    strlcpy(sweep_.cursor, cursor, sizeof(sweep_.cursor));
-    return true;
-  }
-  return NextSweepStage();
+Micros PgStore::NextSweepAt() const {
+  if (sweep_.stage != SweepStage::kIdle || listed_at_version_ != ProviderCacheVersion()) return 0;
+  Micros next = INT64_MAX;
+  for (const SweptTable& table : swept_tables_) next = std::min(next, SweepDueAt(table));
+  return next;
 }
 
-bool PgStore::StartSweep() {
-  sweep_ = {};
+// By the settings as they are now, not as they were when the last sweep ended.
+Micros PgStore::SweepDueAt(const SweptTable& table) {
+  if (table.swept_at == 0) return 0;
+  const Micros polled = table.poll_interval > 0 ? table.poll_interval
+                                                : static_cast<Micros>(Settings::poll_interval_s) * kSecond;
+  return table.swept_at + (table.polled ? polled : static_cast<Micros>(Settings::sweep_interval_s) * kSecond);
+}
+
+bool PgStore::SweepStep(Micros now) {
+  if (sweep_.stage == SweepStage::kIdle) return StartSweep(now);
+  MemoryContextReset(scratch_context_);
+  char* last = nullptr;
   auto error = RunPostgres(kActivityUpkeep, [&] {
-    uint64 found = Execute(&list_tables, nullptr, true);
-    bool is_null;
-    for (uint64 i = 0; i < found && sweep_.table_count < static_cast<int>(lengthof(sweep_.tables)); i++)
-      sweep_.tables[sweep_.table_count++] =
-          DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
+    TokenTable* table = GetTokenTable(sweep_.table);
+    if (!OidIsValid(get_rel_namespace(table->relation))) return ForgetTable(table->id);
+    TokenTableStatements* statements = StatementsFor(sweep_.table);
+    char* end = sweep_.stage == SweepStage::kReconcile ? ReconcileBatch(statements, sweep_.cursor.c_str())
+                                                       : DropOrphansBatch(statements, sweep_.cursor.c_str());
+    if (end != nullptr) last = MemoryContextStrdup(scratch_context_, end);
   });
-  if (error) Complain("reading token tables", *error);
-  error = RunPostgres(kActivityUpkeep, [] {
+  if (error) Complain("reconciling the schedule", *error);
+  if (!error && last != nullptr)
+    sweep_.cursor = last;
+  else
+    NextSweepStage(now, error.has_value());
+  return true;
+}
+
+// What there is to sweep; keeps when those that were there before have been swept.
+void PgStore::ListTables() {
+  struct Listed {
+    int32_t id;
+    bool polled;
+    Micros poll_interval;
+  };
+  MemoryContextReset(scratch_context_);
+  Listed* listed = nullptr;
+  uint64 count = 0;
+  // If reading fails, the next sweep tries again.
+  listed_at_version_ = ProviderCacheVersion();
+  auto error = RunPostgres(kActivityUpkeep, [&] {
+    count = Execute(&list_tables, nullptr, true);
+    listed = static_cast<Listed*>(MemoryContextAllocZero(scratch_context_, sizeof(Listed) * (count + 1)));
+    for (uint64 i = 0; i < count; i++) {
+      HeapTuple tuple = SPI_tuptable->vals[i];
+      bool is_null;
+      listed[i].id = DatumGetInt32(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &is_null));
+      listed[i].polled = DatumGetBool(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &is_null));
+      Datum interval = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 3, &is_null);
+      listed[i].poll_interval = is_null ? 0 : FromInterval(DatumGetIntervalP(interval));
+    }
+  });
+  if (error) {
+    Complain("reading token tables", *error);
+    return;
+  }
+  std::vector<SweptTable> before = std::move(swept_tables_);
+  swept_tables_.clear();
+  for (uint64 i = 0; i < count; i++) {
+    SweptTable table{listed[i].id, listed[i].polled, listed[i].poll_interval, 0};
+    for (const SweptTable& known : before)
+      if (known.id == table.id) table.swept_at = known.swept_at;
+    swept_tables_.push_back(table);
+  }
+}
+
+bool PgStore::StartSweep(Micros now) {
+  ListTables();
+  for (SweptTable& table : swept_tables_) {
+    if (SweepDueAt(table) > now) continue;
+    if (table.id == kBuiltInTokenTable) TrimAudit();
+    sweep_ = {SweepStage::kReconcile, table.id, ""};
+    return true;
+  }
+  return false;
+}
+
+void PgStore::TrimAudit() {
+  auto error = RunPostgres(kActivityUpkeep, [] {
     Datum retention[] = {Int32GetDatum(Settings::audit_retention_min)};
     Execute(&trim_audit, retention, false);
   });
   if (error) Complain("trimming the audit", *error);
-  if (sweep_.table_count == 0) return false;
-  sweep_.stage = SweepStage::kReconcile;
-  return true;
 }
 
-bool PgStore::NextSweepStage() {
-  sweep_.cursor[0] = '\0';
-  if (sweep_.stage == SweepStage::kReconcile) {
+void PgStore::NextSweepStage(Micros now, bool failed) {
+  sweep_.cursor.clear();
+  if (sweep_.stage == SweepStage::kReconcile && !failed) {
     sweep_.stage = SweepStage::kDropOrphans;
-    return true;
+    return;
   }
-  sweep_.stage = SweepStage::kReconcile;
-  if (++sweep_.table < sweep_.table_count) return true;
   sweep_.stage = SweepStage::kIdle;
-  return false;
+  for (SweptTable& table : swept_tables_)
+    if (table.id == sweep_.table) table.swept_at = now;
 }
 
 }  // namespace token_refresh

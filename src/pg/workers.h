@@ -12,6 +12,10 @@ constexpr char kRefresherName[] = "token_refresh refresher";
 constexpr char kLauncherFunction[] = "token_refresh_launcher_main";
 constexpr char kRefresherFunction[] = "token_refresh_refresher_main";
 
+inline bool AmRefresher() {
+  return MyBgworkerEntry != nullptr && strcmp(MyBgworkerEntry->bgw_function_name, kRefresherFunction) == 0;
+}
+
 // Called from _PG_init while shared libraries are preloaded.
 void RegisterLauncherWorker();
 

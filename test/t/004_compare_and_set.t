@@ -267,7 +267,7 @@ subtest 'disconnected meanwhile' => sub {
     my $disconnect = sub { return $node->safe_psql('postgres', "UPDATE token_refresh.credential SET status = 'disconnected' WHERE subject = '$_[0]'") };
     my $stays = sub {
         my ($subject, $what) = @_;
-        is($node->safe_psql('postgres', "SELECT c.status, s.status, s.due_at IS NULL FROM token_refresh.credential c JOIN token_refresh.schedule s ON s.row_key = c.id::text WHERE subject = '$subject'"),
+        is($node->safe_psql('postgres', "SELECT c.status, s.status, s.due_at IS NULL FROM token_refresh.credential c JOIN token_refresh.schedule s ON s.row_key = c.id::text WHERE c.subject = '$subject'"),
             'disconnected|disconnected|t', "$what: it stays so");
         my $requests = $server->stats('acme')->{requests};
         is($node->safe_psql('postgres', "SELECT success, failure, message FROM token_refresh.refresh_credential('acme', '$subject')"),
@@ -338,7 +338,7 @@ subtest 'the grant dies while the row is written for other reasons' => sub {
 };
 
 subtest 'a new plan is no new token' => sub {
-    my $schedule = sub { return $node->safe_psql('postgres', "SELECT $_[1] FROM token_refresh.schedule s JOIN token_refresh.credential c ON s.row_key = c.id::text WHERE subject = '$_[0]'") };
+    my $schedule = sub { return $node->safe_psql('postgres', "SELECT $_[1] FROM token_refresh.schedule s JOIN token_refresh.credential c ON s.row_key = c.id::text WHERE c.subject = '$_[0]'") };
     store_credential($node, 'acme', new_grant('planned'));
     $node->safe_psql('postgres', "UPDATE token_refresh.schedule SET lost_response = true WHERE row_key = (SELECT id::text FROM token_refresh.credential WHERE subject = 'planned')");
     my $generation = $schedule->('planned', 'generation');

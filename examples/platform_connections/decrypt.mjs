@@ -1,0 +1,4 @@
+// usage: ENCRYPTION_KEY=... node decrypt.mjs < ciphertexts > tokens        one a line
+import { convertLines, decryptToken } from './cipher.mjs';
+
+await convertLines(decryptToken);

@@ -1,0 +1,315 @@
+#include "pg/attach_checks.h"
+
+#include <string>
+
+#include "core/key_ring.h"
+#include "pg/boundary.h"
+#include "pg/catalog.h"
+#include "pg/keys.h"
+#include "pg/provider_cache.h"
+
+extern "C" {
+#include "catalog/catalog.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_index.h"
+#include "nodes/parsenodes.h"
+#include "parser/parse_func.h"
+#include "parser/parser.h"
+#include "nodes/value.h"
+}
+
+namespace token_refresh {
+
+namespace {
+
+enum class Use { kToken, kTime, kWord, kText, kAny };
+
+struct ColumnRule {
+  const char* word;
+  const char* option;
+  Use use;
+  bool written;
+};
+
+constexpr ColumnRule kRules[] = {{"provider", "provider_column", Use::kAny, false},
+                                 {"subject", "subject_column", Use::kAny, false},
+                                 {"label", "label_column", Use::kAny, false},
+                                 {"access_token", "access_token_column", Use::kToken, true},
+                                 {"refresh_token", "refresh_token_column", Use::kToken, true},
+                                 {"expires_at", "expires_at_column", Use::kTime, true},
+                                 {"scope", "scope_column", Use::kText, true},
+                                 {"status", "status_column", Use::kWord, true},
+                                 {"last_error", "error_column", Use::kText, true},
+                                 {"result", "result_column", Use::kWord, true},
+                                 {"refreshed_at", "refreshed_at_column", Use::kTime, true},
+                                 {"updated_at", "updated_at_column", Use::kTime, true}};
+
+bool IsText(Oid type) {
+  Oid base = getBaseType(type);
+  return base == TEXTOID || base == VARCHAROID;
+}
+
+bool IsTime(Oid type) {
+  switch (getBaseType(type)) {
+    case TIMESTAMPTZOID:
+    case TIMESTAMPOID:
+    case INT4OID:
+    case INT8OID:
+    case NUMERICOID:
+    case FLOAT8OID:
+      return true;
+    default:
+      return false;
+  }
+}
+
+// What a column of type must be for this use; null: it is.
+const char* Misfit(Use use, Oid type) {
+  switch (use) {
+    case Use::kToken:
+      return IsText(type) || getBaseType(type) == BYTEAOID ? nullptr : "text, varchar or bytea";
+    case Use::kTime:
+      return IsTime(type) ? nullptr : "timestamptz, timestamp, or a number of seconds since 1970";
+    case Use::kWord:
+      return IsText(type) || get_typtype(getBaseType(type)) == TYPTYPE_ENUM ? nullptr : "text, varchar or an enum";
+    case Use::kText:
+      return IsText(type) ? nullptr : "text or varchar";
+    case Use::kAny:
+      return nullptr;
+  }
+  return nullptr;
+}
+
+void CheckColumn(Oid relation, const ColumnRule& rule, const char* name, Problems* problems) {
+  AttrNumber number = get_attnum(relation, name);
+  if (number <= 0) {
+    AddProblem(problems, "option \"%s\": column \"%s\" does not exist", rule.option, name);
+    return;
+  }
+  Oid type = get_atttype(relation, number);
+  const char* wanted = Misfit(rule.use, type);
+  if (wanted != nullptr)
+    AddProblem(problems, "option \"%s\": column \"%s\" is of type %s; it must be %s", rule.option, name,
+               format_type_be(type), wanted);
+  if (rule.written && get_attgenerated(relation, number) != '\0')
+    AddProblem(problems, "option \"%s\": column \"%s\" is generated and cannot be written", rule.option, name);
+}
+
+Oid ColumnType(Oid relation, const AttachPlan& plan, const char* word) {
+  const char* name = ColumnOf(plan, word);
+  AttrNumber number = name == nullptr ? InvalidAttrNumber : get_attnum(relation, name);
+  return number > 0 ? getBaseType(get_atttype(relation, number)) : InvalidOid;
+}
+
+void CheckTokenTypes(Oid relation, const AttachPlan& plan, Problems* problems) {
+  Oid access = ColumnType(relation, plan, "access_token"), refresh = ColumnType(relation, plan, "refresh_token");
+  if (!OidIsValid(access) || !OidIsValid(refresh) || plan.cipher == nullptr) return;
+  const bool bytes = access == BYTEAOID;
+  if (bytes != (refresh == BYTEAOID))
+    AddProblem(problems, "the columns of the access token and the refresh token must both be bytea, or both text");
+  if (strcmp(plan.cipher, "native") == 0 && !bytes)
+    AddProblem(problems, "option \"cipher\": \"native\" needs token columns of type bytea");
+  if ((strcmp(plan.cipher, "plain") == 0 || strcmp(plan.cipher, "aes-256-gcm-hex") == 0) && bytes)
+    AddProblem(problems, "option \"cipher\": \"%s\" needs token columns of type text", plan.cipher);
+}
+
+bool IsKey(Relation relation, Relation index) {
+  Form_pg_index form = index->rd_index;
+  if (!form->indisunique || !form->indimmediate || !form->indisvalid) return false;
+  if (RelationGetIndexExpressions(index) != NIL || RelationGetIndexPredicate(index) != NIL) return false;
+  for (int i = 0; i < form->indnkeyatts; i++) {
+    AttrNumber number = form->indkey.values[i];
+    if (number <= 0 || !TupleDescAttr(RelationGetDescr(relation), number - 1)->attnotnull) return false;
+  }
+  return true;
+}
+
+ArrayType* IndexColumns(Relation relation, Relation index) {
+  int count = index->rd_index->indnkeyatts;
+  Datum* names = static_cast<Datum*>(palloc(sizeof(Datum) * count));
+  for (int i = 0; i < count; i++) {
+    AttrNumber number = index->rd_index->indkey.values[i];
+    names[i] = CStringGetTextDatum(NameStr(TupleDescAttr(RelationGetDescr(relation), number - 1)->attname));
+  }
+  return construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT);
+}
+
+// The columns of the primary key, else of a unique index on columns that are never null.
+ArrayType* FindKey(Oid relation_id) {
+  Relation relation = relation_open(relation_id, AccessShareLock);
+  ArrayType* key = nullptr;
+  ListCell* cell;
+  foreach (cell, RelationGetIndexList(relation)) {
+    Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+    if (IsKey(relation, index) && (key == nullptr || index->rd_index->indisprimary)) key = IndexColumns(relation, index);
+    index_close(index, AccessShareLock);
+  }
+  relation_close(relation, AccessShareLock);
+  return key;
+}
+
+Oid OwnerOf(Oid relation) {
+  HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+  if (!HeapTupleIsValid(tuple)) elog(ERROR, "token_refresh: no relation %u", relation);
+  Oid owner = reinterpret_cast<Form_pg_class>(GETSTRUCT(tuple))->relowner;
+  ReleaseSysCache(tuple);
+  return owner;
+}
+
+const char* Quoted(const FunctionName& name) { return quote_qualified_identifier(name.schema, name.name); }
+
+void CheckFunction(const char* role, const FunctionName& name, Oid argument, Oid result, Oid owner,
+                   Problems* problems) {
+  Oid arguments[] = {argument, TEXTOID};
+  List* names = list_make2(makeString(pstrdup(name.schema)), makeString(pstrdup(name.name)));
+  Oid function = LookupFuncName(names, lengthof(arguments), arguments, true);
+  if (!OidIsValid(function)) {
+    AddProblem(problems, "option \"cipher\": there is no function %s(%s, text) to %s with", Quoted(name),
+               format_type_be(argument), role);
+    return;
+  }
+  if (get_func_rettype(function) != result)
+    AddProblem(problems, "option \"cipher\": function %s returns %s; it must return %s", Quoted(name),
+               format_type_be(get_func_rettype(function)), format_type_be(result));
+  if (pg_proc_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK)
+    AddProblem(problems, "option \"cipher\": the owner of the table may not execute function %s", Quoted(name));
+}
+
+void CheckFunctions(Oid relation, const AttachPlan& plan, Problems* problems) {
+  Oid stored = ColumnType(relation, plan, "access_token");
+  if (plan.decrypt.schema == nullptr || plan.encrypt.schema == nullptr || !OidIsValid(stored)) return;
+  if (stored != BYTEAOID) stored = TEXTOID;
+  Oid owner = OwnerOf(relation);
+  CheckFunction("decrypt", plan.decrypt, stored, TEXTOID, owner, problems);
+  CheckFunction("encrypt", plan.encrypt, TEXTOID, stored, owner, problems);
+}
+
+void CheckProvider(const AttachPlan& plan, Problems* problems) {
+  if (plan.provider != nullptr && FindProvider(plan.provider) == nullptr)
+    AddProblem(problems, "option \"provider\": there is no provider \"%s\"; create it with"
+               " token_refresh.create_provider()", plan.provider);
+}
+
+// The roles that may use an application's key, one a line; null: there is no such key.
+char* RolesOfKey(const char* key_name) {
+  char* roles = nullptr;
+  RunCpp([&]() -> Status {
+    Result<const KeyRing*> ring = LoadKeyRing();
+    if (!ring.ok()) return ring.error();
+    const ApplicationKey* key = (*ring)->FindApplicationKey(key_name);
+    if (key == nullptr) return Ok();
+    std::string lines;
+    for (const std::string& role : key->roles) lines += role + "\n";
+    roles = CopyOut(lines);
+    return Ok();
+  });
+  return roles;
+}
+
+// Whoever may name a key can have things opened with it.
+void CheckKey(const AttachPlan& plan, Problems* problems) {
+  if (plan.cipher_key == nullptr) return;
+  char* roles = RolesOfKey(plan.cipher_key);
+  if (roles == nullptr) {
+    AddProblem(problems, "option \"key\": the key ring has no key \"%s\" of an application (a name, 64 hex digits and"
+               " the roles that may use it)", plan.cipher_key);
+    return;
+  }
+  bool allowed = superuser();
+  for (char* role = strtok(roles, "\n"); role != nullptr && !allowed; role = strtok(nullptr, "\n")) {
+    Oid id = get_role_oid(role, true);
+    allowed = OidIsValid(id) && has_privs_of_role(GetUserId(), id);
+  }
+  if (!allowed)
+    AddProblem(problems, "option \"key\": the key ring does not say that role \"%s\" may use key \"%s\"",
+               GetUserNameFromId(GetUserId(), false), plan.cipher_key);
+}
+
+bool IsOneExpression(List* statements) {
+  if (list_length(statements) != 1) return false;
+  Node* node = linitial_node(RawStmt, statements)->stmt;
+  if (!IsA(node, SelectStmt)) return false;
+  SelectStmt* select = castNode(SelectStmt, node);
+  return select->op == SETOP_NONE && list_length(select->targetList) == 1 && select->distinctClause == NIL &&
+         select->intoClause == nullptr && select->fromClause == NIL && select->whereClause == nullptr &&
+         select->groupClause == NIL && select->havingClause == nullptr && select->windowClause == NIL &&
+         select->valuesLists == NIL && select->sortClause == NIL && select->limitOffset == nullptr &&
+         select->limitCount == nullptr && select->lockingClause == NIL && select->withClause == nullptr &&
+         linitial_node(ResTarget, select->targetList)->name == nullptr;
+}
+
+// One expression and nothing else. What it means is found out by trying it.
+void CheckFilterSyntax(const AttachPlan& plan, Problems* problems) {
+  if (plan.filter == nullptr) return;
+  MemoryContext context = CurrentMemoryContext;
+  const char* sql = psprintf("SELECT (%s\n)", plan.filter);
+  volatile bool one = false;
+  PG_TRY();
+  { one = IsOneExpression(raw_parser(sql, RAW_PARSE_DEFAULT)); }
+  PG_CATCH();
+  {
+    MemoryContextSwitchTo(context);
+    ErrorData* error = CopyErrorData();
+    if (error->sqlerrcode != ERRCODE_SYNTAX_ERROR) PG_RE_THROW();
+    FlushErrorState();
+    AddProblem(problems, "option \"filter\": %s", error->message);
+    one = true;
+  }
+  PG_END_TRY();
+  if (!one) AddProblem(problems, "option \"filter\" must be one SQL condition and nothing else");
+}
+
+void RequireKind(Oid relation, const char* name) {
+  const char* reason = nullptr;
+  switch (get_rel_relkind(relation)) {
+    case RELKIND_RELATION:
+    case RELKIND_PARTITIONED_TABLE:
+      break;
+    case RELKIND_VIEW:
+    case RELKIND_MATVIEW:
+      reason = "A view has no key that could be relied on. Attach the table under it.";
+      break;
+    case RELKIND_FOREIGN_TABLE:
+      reason = "A foreign table has no key here, and no triggers. Attach the table where it lives.";
+      break;
+    default:
+      reason = "It is not a table.";
+  }
+  if (reason == nullptr && get_rel_relispartition(relation)) reason = "Attach the partitioned table, not a partition.";
+  if (reason == nullptr && get_rel_persistence(relation) == RELPERSISTENCE_TEMP)
+    reason = "A temporary table is seen by its own session only.";
+  if (reason == nullptr && IsCatalogRelationOid(relation)) reason = "It is a catalog of the system.";
+  if (reason == nullptr && get_rel_namespace(relation) == get_namespace_oid(kSchema, false))
+    reason = "It belongs to the extension itself.";
+  if (reason != nullptr)
+    ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" cannot be attached", name),
+                    errdetail("%s", reason)));
+}
+
+}  // namespace
+
+void RequireAttachable(Oid relation) {
+  const char* name = get_rel_name(relation);
+  if (name == nullptr)
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", relation)));
+  if (!pg_class_ownercheck(relation, GetUserId()))
+    ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("must be owner of table %s", name)));
+  RequireKind(relation, name);
+}
+
+void CheckPlan(Oid relation, AttachPlan* plan, Problems* problems) {
+  for (const ColumnRule& rule : kRules) {
+    const char* name = ColumnOf(*plan, rule.word);
+    if (name != nullptr) CheckColumn(relation, rule, name, problems);
+  }
+  CheckTokenTypes(relation, *plan, problems);
+  plan->key_columns = FindKey(relation);
+  if (plan->key_columns == nullptr)
+    AddProblem(problems, "the table has neither a primary key nor a unique index on columns that are NOT NULL");
+  CheckProvider(*plan, problems);
+  CheckKey(*plan, problems);
+  CheckFunctions(relation, *plan, problems);
+  CheckFilterSyntax(*plan, problems);
+}
+
+}  // namespace token_refresh

@@ -1,0 +1,109 @@
+#include "pg/table_scope.h"
+
+extern "C" {
+#include "utils/timeout.h"
+}
+
+namespace token_refresh {
+
+namespace {
+
+struct Setting {
+  const char *name, *value;
+};
+
+// What key texts and expressions of the owner must not depend on.
+constexpr Setting kSettings[] = {{"search_path", "pg_catalog, pg_temp"}, {"DateStyle", "ISO, MDY"},
+                                 {"IntervalStyle", "postgres"},          {"TimeZone", "UTC"},
+                                 {"bytea_output", "hex"},                {"extra_float_digits", "1"},
+                                 {"xmlbinary", "base64"}};
+
+bool limited = false;
+bool armed = false;
+TimestampTz deadline = 0;
+ErrorContextCallback cancel_again;
+
+// Called for every error that is raised in the scope. Once time is up the next check for interrupts
+// raises as well, wherever the error was caught.
+void CancelAgain(void*) {
+  if (!armed || GetCurrentTimestamp() < deadline) return;
+  QueryCancelPending = true;
+  InterruptPending = true;
+}
+
+void Arm() {
+  if (!limited) return;
+  armed = true;
+  deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), kTableTimeoutMs);
+  enable_timeout_at(STATEMENT_TIMEOUT, deadline);
+  cancel_again.callback = CancelAgain;
+  cancel_again.arg = nullptr;
+  cancel_again.previous = error_context_stack;
+  error_context_stack = &cancel_again;
+}
+
+void Disarm() {
+  if (!armed) return;
+  disable_timeout(STATEMENT_TIMEOUT, false);
+  armed = false;
+  QueryCancelPending = false;
+}
+
+}  // namespace
+
+void LimitTableScopes() { limited = true; }
+
+void FixKeyText() {
+  for (const Setting& setting : kSettings)
+    set_config_option(setting.name, setting.value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+}
+
+void EnterTableScope(const TokenTable& table, bool writes, TableScope* scope) {
+  scope->guc_nest_level = NewGUCNestLevel();
+  FixKeyText();
+  GetUserIdAndSecContext(&scope->saved_user, &scope->saved_security_context);
+  SetUserIdAndSecContext(table.owner, scope->saved_security_context | SECURITY_LOCAL_USERID_CHANGE |
+                                          SECURITY_RESTRICTED_OPERATION);
+  Arm();
+  if (writes && table.defers_triggers && SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) != SPI_OK_UTILITY)
+    elog(ERROR, "token_refresh: SET CONSTRAINTS failed");
+}
+
+void LeaveTableScope(const TableScope& scope) {
+  if (armed) error_context_stack = cancel_again.previous;
+  Disarm();
+  SetUserIdAndSecContext(scope.saved_user, scope.saved_security_context);
+  AtEOXact_GUC(false, scope.guc_nest_level);
+}
+
+void DisarmTableTimeout() { Disarm(); }
+
+void BeginTableAttempt(const TokenTable& table, TableAttempt* attempt) {
+  attempt->context = CurrentMemoryContext;
+  attempt->owner = CurrentResourceOwner;
+  BeginInternalSubTransaction(nullptr);
+  // What f makes outlives the subtransaction.
+  MemoryContextSwitchTo(attempt->context);
+  EnterTableScope(table, false, &attempt->scope);
+}
+
+void EndTableAttempt(const TableAttempt& attempt) {
+  LeaveTableScope(attempt.scope);
+  ReleaseCurrentSubTransaction();
+  MemoryContextSwitchTo(attempt.context);
+  CurrentResourceOwner = attempt.owner;
+}
+
+void AbortTableAttempt(const TableAttempt& attempt, TableError* error) {
+  MemoryContextSwitchTo(attempt.context);
+  ErrorData* data = CopyErrorData();
+  FlushErrorState();
+  RollbackAndReleaseCurrentSubTransaction();
+  MemoryContextSwitchTo(attempt.context);
+  CurrentResourceOwner = attempt.owner;
+  DisarmTableTimeout();
+  error->sqlstate = data->sqlerrcode;
+  error->message = data->message != nullptr ? data->message : pstrdup("");
+}
+
+}  // namespace token_refresh

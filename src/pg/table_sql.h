@@ -1,0 +1,48 @@
+// The SQL on one token table, made from its description. The forms are plain joins with
+// unnest and updates with the compare-and-set in their WHERE; no row is locked for reading. They use the
+// table's own index on its key, and also work on tables that are distributed. Results are palloc'd.
+#pragma once
+
+#include "pg/token_tables.h"
+
+namespace token_refresh {
+
+// bytea for bytea[], text for text[].
+inline Oid ElementOf(Oid array) { return array == BYTEAARRAYOID ? BYTEAOID : TEXTOID; }
+
+// The type of the arrays that hold tokens as they are stored.
+Oid StoredArrayType(const TokenTable& table);
+// The type of the arrays that hold new tokens: as they are stored, or plain for an encrypt function.
+Oid NewTokenArrayType(const TokenTable& table);
+
+// (n int4[], key text[]) -> n, subject, label, refresh token as stored, the refresh token as the decrypt
+// function opens it (null for other ciphers), whether the filter holds, status
+char* LoadSql(const TokenTable& table);
+
+// (n int4[], key text[], old[], access[], refresh[], token_type text[], scope text[], issued_at timestamptz[],
+//  expires_at timestamptz[], refresh_expires_at timestamptz[]) -> n of the rows written. refresh null: it stays
+char* SaveSql(const TokenTable& table);
+
+// (n int4[], key text[], old[], refresh[], refresh_expires_at timestamptz[], status text[], last_error text[]) -> n of
+// the rows that still hold old and that the application has not disconnected. What is null stays; a new refresh
+// token is written all the same.
+char* MarkSql(const TokenTable& table);
+
+// (cursor text), none for the first batch -> key, provider, subject, label, has refresh token, status, issued_at,
+// expires_at, refresh_expires_at, whether the filter holds; at most limit rows in the order of the key
+char* ScanSql(const TokenTable& table, bool has_cursor, int limit);
+
+// (n int4[], key text[]) -> n of those that exist
+char* ExistingSql(const TokenTable& table);
+
+// (key text) -> key in its canonical form, provider, subject, access token as stored, whether there is a refresh
+// token, scope, status, issued_at, expires_at; for the reader, with the reader's rights
+char* ReadSql(const TokenTable& table);
+
+// The value of a time column, as timestamptz, for C++ that has the row at hand.
+bool ReadTime(const TokenTable& table, TokenColumn column, Datum value, bool is_null, TimestampTz* time);
+
+// The text that identifies a row: the key column's own text, or a JSON array of the texts of all of them.
+char* RowKey(const TokenTable& table, HeapTuple tuple, TupleDesc desc);
+
+}  // namespace token_refresh

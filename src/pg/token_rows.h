@@ -1,0 +1,32 @@
+// Reads rows of token tables as claims, saves and parked results need them: in the owner's
+// name, so that a table that cannot be read, or a row on which the owner's functions fail, harms no
+// other. Called inside RunPostgres; results are palloc'd in the given context. May raise
+// for what is wrong with the extension itself.
+#pragma once
+
+#include "core/clock.h"
+#include "pg/postgres_api.h"
+#include "pg/token_tables.h"
+
+namespace token_refresh {
+
+// Plain data. opened is a token in plain text: WipeOpened when it has been used.
+struct TokenRow {
+  bool found;
+  bool locked;          // somebody holds the whole table locked; nothing below is set
+  const char* trouble;  // null: none; else nothing below is set. Holds no secret.
+  char* subject;
+  char* label;
+  struct varlena* stored;  // the refresh token as stored; null: none
+  char* opened;            // by the table's decrypt function; null: the cipher is another
+  bool filter_holds;
+  TokenStatus status;
+};
+
+// Reads rows of one table; row_keys and rows are as long as count.
+void ReadTokenRows(TokenTable* table, const char* const* row_keys, int count, MemoryContext context, TokenRow* rows);
+
+// Overwrites the tokens that ReadTokenRows has left in memory.
+void WipeOpened(TokenRow* rows, int count);
+
+}  // namespace token_refresh
