@@ -154,12 +154,15 @@ CREATE TABLE schedule (
     left_alone boolean NOT NULL DEFAULT false,
     subject text,
     label text,
+    settling boolean NOT NULL DEFAULT false,
     CONSTRAINT schedule_row UNIQUE (token_table, row_key)
 ) WITH (fillfactor = 80);
 CREATE INDEX schedule_due ON schedule (provider, due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX schedule_settling ON schedule (id) WHERE settling;
 COMMENT ON TABLE schedule IS 'when each credential is refreshed next, and how it went; kept by triggers and by the refresher';
 COMMENT ON COLUMN schedule.provider IS 'its id; 0: the row names a provider that does not exist';
 COMMENT ON COLUMN schedule.left_alone IS 'the filter of the token table does not hold for the row';
+COMMENT ON COLUMN schedule.settling IS 'comes out of a dump: not due before a minute after the refresher has first seen it committed';
 COMMENT ON COLUMN schedule.subject IS 'as the row of an attached table has it; NULL: see credential';
 COMMENT ON COLUMN schedule.due_at IS 'when to refresh or to try again; NULL: never';
 COMMENT ON COLUMN schedule.generation IS 'how often other tokens were stored or parked, by whomever';
@@ -254,10 +257,12 @@ CREATE FUNCTION _provider_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_provider_changed';
 COMMENT ON FUNCTION _provider_changed() IS 'internal: makes every process forget what it knows of providers';
 
+-- The last two are what the schedule held of the row when it was read; null: no row.
 CREATE FUNCTION _plan_row(token_table integer, row_key text, provider text, has_refresh_token boolean, status text,
-                          issued_at timestamptz, expires_at timestamptz, refresh_expires_at timestamptz) RETURNS void
+                          issued_at timestamptz, expires_at timestamptz, refresh_expires_at timestamptz,
+                          known_generation bigint, known_expires_at timestamptz) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_plan_row';
-COMMENT ON FUNCTION _plan_row(integer, text, text, boolean, text, timestamptz, timestamptz, timestamptz) IS 'internal: computes when a row falls due and writes it to schedule';
+COMMENT ON FUNCTION _plan_row(integer, text, text, boolean, text, timestamptz, timestamptz, timestamptz, bigint, timestamptz) IS 'internal: computes when a row falls due and writes it to schedule, unless others have written there since it was read';
 
 CREATE FUNCTION _canonical_options(provider text, client_id text, has_client_secret boolean, merged_options jsonb) RETURNS jsonb
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_canonical_options';
@@ -407,7 +412,7 @@ DECLARE
 BEGIN
     PERFORM @extschema@._require('name', name IS NULL);
     PERFORM @extschema@._require('options', options IS NULL);
-    SELECT * INTO old FROM @extschema@.provider p WHERE p.name = alter_provider.name FOR UPDATE;
+    SELECT * INTO old FROM @extschema@.provider p WHERE p.name = alter_provider.name FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'unknown provider "%"', name
             USING ERRCODE = 'undefined_object', HINT = 'Create it with create_provider(), or see the table token_refresh.provider.';
@@ -436,14 +441,18 @@ BEGIN
                 client_secret_changed_at = now()
             WHERE p.id = old.id;
     END IF;
-    -- New timing changes when the tokens fall due; a mended client is tried at once.
-    UPDATE @extschema@.schedule s SET due_at = clock_timestamp() FROM @extschema@.provider p
-        WHERE p.name = alter_provider.name AND s.provider = p.id AND s.token_table <> 1
-          AND s.failure IS NOT NULL AND s.due_at IS NOT NULL;
-    PERFORM @extschema@._plan_row(1, c.id::text, c.provider, c.refresh_token IS NOT NULL, c.status, c.issued_at, c.expires_at, c.refresh_expires_at)
-        FROM @extschema@.credential c WHERE c.provider = alter_provider.name AND c.status <> 'needs_reauth'
-          AND NOT EXISTS (SELECT FROM @extschema@.schedule s
-                          WHERE s.token_table = 1 AND s.row_key = c.id::text AND s.status = 'needs_reauth');
+    -- New timing changes when the tokens fall due; a mended client is tried at once. What is parked has its own due time.
+    UPDATE @extschema@.schedule s SET due_at = clock_timestamp()
+        WHERE s.provider = old.id AND s.failure IS NOT NULL AND s.due_at IS NOT NULL
+          AND (s.token_table <> 1 OR EXISTS (SELECT FROM @extschema@.parked_result k
+                                             WHERE k.token_table = s.token_table AND k.row_key = s.row_key));
+    PERFORM @extschema@._plan_row(1, c.id::text, c.provider, c.refresh_token IS NOT NULL, c.status, c.issued_at, c.expires_at,
+                                  c.refresh_expires_at, s.generation, s.expires_at)
+        FROM @extschema@.credential c
+        LEFT JOIN @extschema@.schedule s ON s.token_table = 1 AND s.row_key = c.id::text
+        WHERE c.provider = alter_provider.name AND c.status NOT IN ('needs_reauth', 'disconnected')
+          AND coalesce(s.status NOT IN ('needs_reauth', 'disconnected'), true)
+          AND NOT EXISTS (SELECT FROM @extschema@.parked_result k WHERE k.token_table = 1 AND k.row_key = c.id::text);
     -- Secrets are sent to these from now on. Scheme, host and port say where; an URL may hold more.
     SELECT string_agg(format('%s: %s -> %s', m.endpoint, coalesce(m.before, 'none'), coalesce(m.after, 'none')), ', ') INTO moves
         FROM (SELECT e.endpoint, substring(old.effective_options ->> e.endpoint FROM '^[^/]*//[^/?#]*') AS before,
@@ -458,10 +467,12 @@ CREATE FUNCTION drop_provider(name text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
+    dropped integer;
     holders bigint;
+    tables text;
 BEGIN
     PERFORM @extschema@._require('name', name IS NULL);
-    PERFORM FROM @extschema@.provider p WHERE p.name = drop_provider.name FOR UPDATE;
+    SELECT p.id INTO dropped FROM @extschema@.provider p WHERE p.name = drop_provider.name FOR UPDATE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'unknown provider "%"', name
             USING ERRCODE = 'undefined_object', HINT = 'See the table token_refresh.provider.';
@@ -472,10 +483,19 @@ BEGIN
             USING ERRCODE = 'dependent_objects_still_exist',
                   HINT = 'Delete its rows from token_refresh.credential first.';
     END IF;
+    -- A table names it for all of its rows, or rows name it in a column.
+    SELECT string_agg(t.relation::text, ', ' ORDER BY t.relation::text) INTO tables FROM @extschema@.token_table t
+        WHERE t.id <> 1 AND (t.provider = name OR EXISTS (SELECT FROM @extschema@.schedule s
+                                                          WHERE s.token_table = t.id AND s.provider = dropped));
+    IF tables IS NOT NULL THEN
+        RAISE EXCEPTION 'provider "%" is still used by attached table(s): %', name, tables
+            USING ERRCODE = 'dependent_objects_still_exist',
+                  HINT = 'Delete the rows that name it, or detach the tables with detach_table(), first.';
+    END IF;
     DELETE FROM @extschema@.provider p WHERE p.name = drop_provider.name;
     INSERT INTO @extschema@.audit_event (event, provider) VALUES ('provider_dropped', name);
 END $$;
-COMMENT ON FUNCTION drop_provider(text) IS 'forgets a provider that has no credentials any more';
+COMMENT ON FUNCTION drop_provider(text) IS 'forgets a provider that has no credentials any more, and that no attached table uses';
 
 ------------------------------------------------------------------------------
 -- Credentials: the contract. These run with the caller's privileges on credential
@@ -513,6 +533,10 @@ COMMENT ON FUNCTION refresh_row(regclass, text) IS 'refreshes a row of an attach
 CREATE FUNCTION attach_table(table_name regclass, options jsonb) RETURNS integer
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_attach_table';
 COMMENT ON FUNCTION attach_table(regclass, jsonb) IS 'serves the tokens in a table of the caller in place: options say which column is what, and how the tokens are encrypted';
+
+CREATE FUNCTION seal_token(table_name regclass, row_key text, column_name text, token text) RETURNS bytea
+    LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_seal_token';
+COMMENT ON FUNCTION seal_token(regclass, text, text, text) IS 'a token as a table that is attached with the cipher native stores it; for who may write the column';
 
 CREATE FUNCTION detach_table(table_name regclass) RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_detach_table';
@@ -616,6 +640,10 @@ CREATE FUNCTION key_ring() RETURNS TABLE (name text, key_id bytea, seals boolean
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_key_ring';
 COMMENT ON FUNCTION key_ring() IS 'names and ids of the keys at hand, never the keys; the first seals, all open';
 
+CREATE FUNCTION _attached_keys() RETURNS TABLE (place text, key text, current boolean, secrets bigint)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_attached_keys';
+COMMENT ON FUNCTION _attached_keys() IS 'internal: by which keys the tokens in attached tables are guarded, read as the owners of the tables';
+
 CREATE VIEW key_usage AS
 SELECT u.place, coalesce(k.name, 'missing key ' || encode(u.key_id, 'hex')) AS key, coalesce(k.seals, false) AS current, count(*) AS secrets
 FROM (SELECT 'provider' AS place, substring(s FROM 2 FOR 8) AS key_id
@@ -627,8 +655,10 @@ FROM (SELECT 'provider' AS place, substring(s FROM 2 FOR 8) AS key_id
       SELECT 'parked_result', substring(s FROM 2 FOR 8)
           FROM @extschema@.parked_result, LATERAL unnest(ARRAY[access_token, refresh_token, replaces_refresh_token]) s WHERE s IS NOT NULL) u
 LEFT JOIN @extschema@.key_ring() k ON k.key_id = u.key_id
-GROUP BY 1, 2, 3;
-COMMENT ON VIEW key_usage IS 'how many secrets each key of the ring still guards; a key that guards none may be removed';
+GROUP BY 1, 2, 3
+UNION ALL
+SELECT a.place, a.key, a.current, a.secrets FROM @extschema@._attached_keys() a;
+COMMENT ON VIEW key_usage IS 'how many secrets each key of the ring still guards, in attached tables too; a key that guards none may be removed';
 
 CREATE FUNCTION _reseal_few() RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -686,6 +716,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _reseal_credentials(bigint, integer) IS 'internal: reseals the next credentials; last_id is null behind the last one';
 
+CREATE FUNCTION _reseal_attached(token_table integer, after_key text, batch_size integer, OUT last_key text, OUT resealed bigint)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_reseal_attached';
+COMMENT ON FUNCTION _reseal_attached(integer, text, integer) IS 'internal: reseals the next rows of an attached table, as its owner; last_key is null behind the last one';
+
 -- Its COMMITs forbid a pinned search_path: every name and operator in it is qualified.
 CREATE PROCEDURE rotate_keys(batch_size integer DEFAULT 1000)
     LANGUAGE plpgsql AS $$
@@ -694,6 +728,9 @@ DECLARE
     n bigint;
     in_pass bigint;
     resealed bigint := 0;
+    attached pg_catalog.int4[];
+    table_id integer;
+    last_key pg_catalog.text;
     remaining bigint;
     remainder pg_catalog.text;
 BEGIN
@@ -711,6 +748,17 @@ BEGIN
             COMMIT;
             EXIT WHEN at IS NULL;
         END LOOP;
+        attached := ARRAY(SELECT t.id FROM @extschema@.token_table t
+                              WHERE t.id OPERATOR(pg_catalog.<>) 1 AND t.cipher OPERATOR(pg_catalog.=) 'native' ORDER BY t.id);
+        FOREACH table_id IN ARRAY attached LOOP
+            last_key := NULL;
+            LOOP
+                SELECT r.last_key, r.resealed INTO last_key, n FROM @extschema@._reseal_attached(table_id, last_key, batch_size) r;
+                in_pass := in_pass OPERATOR(pg_catalog.+) n;
+                COMMIT;
+                EXIT WHEN last_key IS NULL;
+            END LOOP;
+        END LOOP;
         resealed := resealed OPERATOR(pg_catalog.+) in_pass;
         EXIT WHEN in_pass OPERATOR(pg_catalog.=) 0;
     END LOOP;
@@ -718,11 +766,17 @@ BEGIN
         INTO remaining, remainder FROM @extschema@.key_usage u WHERE NOT u.current;
     INSERT INTO @extschema@.audit_event (event, message)
         VALUES ('keys_rotated', pg_catalog.concat_ws('; ', pg_catalog.format('%s rows resealed', resealed),
-                                                     CASE WHEN remaining IS NOT NULL THEN pg_catalog.format('%s secrets could not be opened (%s)', remaining, remainder) END));
-    IF remaining IS NOT NULL THEN
+                    CASE WHEN remaining IS NULL THEN NULL
+                         WHEN in_pass OPERATOR(pg_catalog.>) 0 THEN pg_catalog.format('%s secrets are under other keys again (%s)', remaining, remainder)
+                         ELSE pg_catalog.format('%s secrets could not be opened (%s)', remaining, remainder) END));
+    IF remaining IS NOT NULL AND in_pass OPERATOR(pg_catalog.>) 0 THEN
+        RAISE WARNING '% secrets are under other keys than the first again', remaining
+            USING DETAIL = remainder,
+                  HINT = 'Some process seals with the key ring as it was: reload the configuration and call rotate_keys again.';
+    ELSIF remaining IS NOT NULL THEN
         RAISE WARNING '% secrets could not be opened and were left as they are', remaining
             USING DETAIL = remainder,
-                  HINT = 'Put a missing key back into the key ring and call rotate_keys again. What does not open although its key is there was changed, or copied from another row or column.';
+                  HINT = 'Put a missing key back into the key ring and call rotate_keys again. What does not open although its key is there was changed, or copied from another row or column; or a process that has not read the new key ring has just sealed it, then reload the configuration and call again.';
     END IF;
 END $$;
 COMMENT ON PROCEDURE rotate_keys(integer) IS 'seals everything anew with the first key of the ring, in batches, online; key_usage shows what is left';

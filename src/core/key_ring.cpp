@@ -167,13 +167,17 @@ Status KeyRing::Add(const std::vector<std::string_view>& words, size_t line) {
 
 const SealingKey* KeyRing::FindById(const KeyId& id) const {
   const auto found = std::find_if(keys_.begin(), keys_.end(), [&](const SealingKey& key) { return key.id == id; });
-  return found == keys_.end() ? nullptr : &*found;
+  if (found != keys_.end()) return &*found;
+  const KeyRing* newer = Newer();
+  return newer == nullptr ? nullptr : newer->FindById(id);
 }
 
 const ApplicationKey* KeyRing::FindApplicationKey(std::string_view name) const {
   const auto found = std::find_if(application_keys_.begin(), application_keys_.end(),
                                   [&](const ApplicationKey& key) { return key.name == name; });
-  return found == application_keys_.end() ? nullptr : &*found;
+  if (found != application_keys_.end()) return &*found;
+  const KeyRing* newer = Newer();
+  return newer == nullptr ? nullptr : newer->FindApplicationKey(name);
 }
 
 std::string KeyIdHex(const KeyId& id) { return HexEncode(BytesOf(id)); }

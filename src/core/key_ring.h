@@ -8,8 +8,8 @@
 // an application's own table (hex_cipher.h), in the form in which applications keep
 // theirs; it never seals or opens anything of ours, so that nobody who may use it
 // gets at that. The roles behind it are those that may name it in attach_table,
-// besides superusers. Who reads the file, and whether its mode is safe, is the
-// caller's business (src/pg/keys).
+// besides superusers. Who reads the file, whether its mode is safe, and when it is
+// read again is the caller's business (src/pg/keys).
 #pragma once
 
 #include <array>
@@ -53,6 +53,11 @@ class KeyRing {
   // Names are unique in the ring, and so are keys.
   static Result<KeyRing> Parse(std::string_view text);
 
+  // Asked for when a key is wanted that ring does not hold: a ring that has been read since, which lives as
+  // long as ring does; null: there is none.
+  using FindNewer = const KeyRing* (*)(const KeyRing& ring);
+  void set_find_newer(FindNewer find_newer) { find_newer_ = find_newer; }
+
   const SealingKey& primary() const { return keys_.front(); }
   const SealingKey* FindById(const KeyId& id) const;
   const std::vector<SealingKey>& keys() const { return keys_; }
@@ -62,9 +67,11 @@ class KeyRing {
 
  private:
   Status Add(const std::vector<std::string_view>& words, size_t line);
+  const KeyRing* Newer() const { return find_newer_ == nullptr ? nullptr : find_newer_(*this); }
 
   std::vector<SealingKey> keys_;
   std::vector<ApplicationKey> application_keys_;
+  FindNewer find_newer_ = nullptr;
 };
 
 // 16 lower-case hex digits, for messages and views; not secret.

@@ -1,5 +1,6 @@
 #include "core/outcome_outbox.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -25,6 +26,8 @@ void OutcomeOutbox::Flush(Store& store, Micros now, double jitter,
     told(batch[i], verdict);
     if (verdict == SaveVerdict::kNotStored) unsaved_.push_back(std::move(batch[i]));
   }
+  unsaved_tokens_ = static_cast<size_t>(
+      std::count_if(unsaved_.begin(), unsaved_.end(), [](const Outcome& outcome) { return outcome.HasNewTokens(); }));
   if (unsaved_.empty()) {
     failures_ = 0;
   } else if (!had_unsaved) {

@@ -21,7 +21,8 @@ class OutcomeOutbox {
   void Flush(Store& store, Micros now, double jitter, const std::function<void(const Outcome&, SaveVerdict)>& told);
 
   bool has_fresh() const { return !fresh_.empty(); }
-  size_t unsaved() const { return unsaved_.size(); }
+  // Of those that could not be stored, the ones that hold new tokens: a crash would lose them.
+  size_t unsaved_tokens() const { return unsaved_tokens_; }
   size_t size() const { return fresh_.size() + unsaved_.size(); }
   // When to try the unsaved ones again; nothing: there are none.
   std::optional<Micros> RetryAt() const;
@@ -29,6 +30,7 @@ class OutcomeOutbox {
  private:
   std::vector<Outcome> fresh_;
   std::vector<Outcome> unsaved_;
+  size_t unsaved_tokens_ = 0;
   int failures_ = 0;
   Micros retry_at_ = 0;
 };

@@ -13,8 +13,8 @@
 namespace token_refresh {
 namespace {
 
-// So many answers that cannot be stored mean that the store is ill: nothing new is asked until
-// it recovers, because a crash would lose them all.
+// So many new tokens that cannot be stored mean that the store is ill: nothing new is asked until it recovers,
+// because a crash would lose them all. Failures may be lost: their rows would only be asked for again.
 constexpr size_t kUnsavedToPause = 100;
 
 ProviderSign SignOf(const Outcome& outcome) {
@@ -177,7 +177,7 @@ void Refresher::Impl::StoreFailed() {
   demands.FinishQueued(DemandResult::kInternal);
 }
 
-bool Refresher::Impl::ClaimsArePaused() const { return outbox.unsaved() >= kUnsavedToPause; }
+bool Refresher::Impl::ClaimsArePaused() const { return outbox.unsaved_tokens() >= kUnsavedToPause; }
 
 bool Refresher::Impl::HasWorkNow(Micros at) const {
   if (outbox.has_fresh()) return true;

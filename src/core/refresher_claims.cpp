@@ -62,7 +62,7 @@ Refresher::Impl::Lane Refresher::Impl::FindLane(int32_t provider_id) const {
 }
 
 int Refresher::Impl::FreePlaces() const {
-  const int64_t taken = static_cast<int64_t>(in_flight.size() + outbox.unsaved());
+  const int64_t taken = static_cast<int64_t>(in_flight.size() + outbox.unsaved_tokens());
   return static_cast<int>(std::max<int64_t>(0, settings.max_in_flight_total - taken));
 }
 

@@ -153,10 +153,12 @@ Mending Mend(std::string_view json) {
   return work;
 }
 
-// The members that are complete where a document breaks off; not whole when it does something else.
+// The members that are complete where a document breaks off; not whole when it does something else. Of a number
+// nobody knows whether more digits were to come.
 TolerantJson ParseBrokenOff(const Mending& work) {
   TolerantJson read;
-  for (const size_t end : {work.mended.size(), work.last_member_end}) {
+  const bool in_number = !work.mended.empty() && IsAsciiDigit(work.mended.back());
+  for (const size_t end : {in_number ? work.last_member_end : work.mended.size(), work.last_member_end}) {
     SecretString closed = work.mended.substr(0, end);
     closed += '}';
     read = Parse(closed);

@@ -16,6 +16,7 @@ extern "C" {
 #include "parser/parse_func.h"
 #include "parser/parser.h"
 #include "nodes/value.h"
+#include "pgtime.h"
 }
 
 namespace token_refresh {
@@ -171,7 +172,7 @@ void CheckFunction(const char* role, const FunctionName& name, Oid argument, Oid
   if (get_func_rettype(function) != result)
     AddProblem(problems, "option \"cipher\": function %s returns %s; it must return %s", Quoted(name),
                format_type_be(get_func_rettype(function)), format_type_be(result));
-  if (pg_proc_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK)
+  if (!MayExecute(function, owner))
     AddProblem(problems, "option \"cipher\": the owner of the table may not execute function %s", Quoted(name));
 }
 
@@ -188,6 +189,12 @@ void CheckProvider(const AttachPlan& plan, Problems* problems) {
   if (plan.provider != nullptr && FindProvider(plan.provider) == nullptr)
     AddProblem(problems, "option \"provider\": there is no provider \"%s\"; create it with"
                " token_refresh.create_provider()", plan.provider);
+}
+
+// Times that are written by the name of a time zone must be readable for as long as the table is attached.
+void CheckTimeZone(const AttachPlan& plan, Problems* problems) {
+  if (plan.time_zone != nullptr && pg_tzset(plan.time_zone) == nullptr)
+    AddProblem(problems, "option \"time_zone\": there is no time zone \"%s\"; see pg_timezone_names", plan.time_zone);
 }
 
 // The roles that may use an application's key, one a line; null: there is no such key.
@@ -238,12 +245,10 @@ bool IsOneExpression(List* statements) {
          linitial_node(ResTarget, select->targetList)->name == nullptr;
 }
 
-// One expression and nothing else. What it means is found out by trying it.
-void CheckFilterSyntax(const AttachPlan& plan, Problems* problems) {
-  if (plan.filter == nullptr) return;
+// False, with the problem noted, when sql is not one SELECT of one expression and nothing else.
+bool CheckExpression(const char* sql, Problems* problems) {
   MemoryContext context = CurrentMemoryContext;
-  const char* sql = psprintf("SELECT (%s\n)", plan.filter);
-  volatile bool one = false;
+  volatile bool one = false, failed = false;
   PG_TRY();
   { one = IsOneExpression(raw_parser(sql, RAW_PARSE_DEFAULT)); }
   PG_CATCH();
@@ -253,10 +258,18 @@ void CheckFilterSyntax(const AttachPlan& plan, Problems* problems) {
     if (error->sqlerrcode != ERRCODE_SYNTAX_ERROR) PG_RE_THROW();
     FlushErrorState();
     AddProblem(problems, "option \"filter\": %s", error->message);
-    one = true;
+    failed = true;
   }
   PG_END_TRY();
-  if (!one) AddProblem(problems, "option \"filter\" must be one SQL condition and nothing else");
+  if (!one && !failed) AddProblem(problems, "option \"filter\" must be one SQL condition and nothing else");
+  return one;
+}
+
+// What it means is found out by trying it. Neither does it rely on parentheses round it, nor does it close them.
+void CheckFilterSyntax(const AttachPlan& plan, Problems* problems) {
+  if (plan.filter == nullptr) return;
+  if (CheckExpression(psprintf("SELECT %s\n", plan.filter), problems))
+    CheckExpression(psprintf("SELECT (%s\n)", plan.filter), problems);
 }
 
 void RequireKind(Oid relation, const char* name) {
@@ -292,7 +305,7 @@ void RequireAttachable(Oid relation) {
   const char* name = get_rel_name(relation);
   if (name == nullptr)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", relation)));
-  if (!pg_class_ownercheck(relation, GetUserId()))
+  if (!OwnsRelation(relation, GetUserId()))
     ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("must be owner of table %s", name)));
   RequireKind(relation, name);
 }
@@ -307,6 +320,7 @@ void CheckPlan(Oid relation, AttachPlan* plan, Problems* problems) {
   if (plan->key_columns == nullptr)
     AddProblem(problems, "the table has neither a primary key nor a unique index on columns that are NOT NULL");
   CheckProvider(*plan, problems);
+  CheckTimeZone(*plan, problems);
   CheckKey(*plan, problems);
   CheckFunctions(relation, *plan, problems);
   CheckFilterSyntax(*plan, problems);

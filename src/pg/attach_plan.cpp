@@ -35,10 +35,10 @@ void CopyCipher(const TableOptions& options, RawPlan* raw) {
   raw->cipher = CopyOut(TableCipherWord(*options.cipher));
   raw->key = CopyOutOrNull(options.key);
   if (*options.cipher != TableCipher::kFunctions) return;
-  raw->decrypt_schema = CopyOut(options.decrypt.schema);
-  raw->decrypt_name = CopyOut(options.decrypt.name);
-  raw->encrypt_schema = CopyOut(options.encrypt.schema);
-  raw->encrypt_name = CopyOut(options.encrypt.name);
+  raw->decrypt_schema = CopyOutOrNull(options.decrypt.schema);
+  raw->decrypt_name = CopyOutOrNull(options.decrypt.name);
+  raw->encrypt_schema = CopyOutOrNull(options.encrypt.schema);
+  raw->encrypt_name = CopyOutOrNull(options.encrypt.name);
 }
 
 void CopyOptions(const TableOptions& options, RawPlan* raw) {

@@ -20,8 +20,16 @@ struct Sample {
   std::string_view stored;
 };
 
+// A condition on one row: no aggregate, no window, no set.
+void RequireRowCondition(const TokenTable& table) {
+  if (table.filter == nullptr) return;
+  const char* sql = psprintf("SELECT FROM %s AS %s WHERE (%s\n) LIMIT 0", table.quoted_name, table.alias, table.filter);
+  if (SPI_execute(sql, true, 0) != SPI_OK_SELECT) elog(ERROR, "token_refresh: trying the filter failed");
+}
+
 // The keys of rows that have a refresh token.
 int ReadKeys(TokenTableStatements* statements, Sample* samples) {
+  RequireRowCondition(*statements->table);
   uint64 rows = Execute(&statements->scan_first, nullptr, true);
   int count = 0;
   for (uint64 i = 0; i < rows && count < kSamples; i++) {

@@ -8,6 +8,9 @@
 #include "pg/wakeup.h"
 
 extern "C" {
+#include "catalog/dependency.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_trigger.h"
 #include "lib/stringinfo.h"
 #include "storage/lmgr.h"
 
@@ -107,6 +110,22 @@ const char* WatchedColumns(const AttachPlan& plan) {
   return columns.data;
 }
 
+// As ALTER TRIGGER ... DEPENDS ON EXTENSION, which would lock readers out of the table.
+void DependOnExtension(Oid relation, const char* trigger) {
+  ObjectAddress dependent, extension;
+  ObjectAddressSet(dependent, TriggerRelationId, get_trigger_oid(relation, trigger, false));
+  ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid(kSchema, false));
+  recordDependencyOn(&dependent, &extension, DEPENDENCY_AUTO_EXTENSION);
+}
+
+// A new partition gets its triggers in the name of whoever makes it. The function serves attached tables only.
+void LetAddPartitions(Oid relation) {
+  Relation table = relation_open(relation, AccessShareLock);
+  const char* owner = quote_identifier(GetUserNameFromId(table->rd_rel->relowner, false));
+  relation_close(table, AccessShareLock);
+  Run(psprintf("GRANT EXECUTE ON FUNCTION token_refresh._feed_schedule() TO %s", owner));
+}
+
 // The triggers go by themselves with the extension, and with the table.
 void InstallTriggers(int32_t id, Oid relation, const AttachPlan& plan) {
   const char* table = QuotedName(relation);
@@ -114,8 +133,8 @@ void InstallTriggers(int32_t id, Oid relation, const AttachPlan& plan) {
                " EXECUTE FUNCTION token_refresh._feed_schedule('%d')", kRowTrigger, WatchedColumns(plan), table, id));
   Run(psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s FOR EACH STATEMENT"
                " EXECUTE FUNCTION token_refresh._feed_schedule('%d')", kTruncateTrigger, table, id));
-  for (const char* trigger : {kRowTrigger, kTruncateTrigger})
-    Run(psprintf("ALTER TRIGGER %s ON %s DEPENDS ON EXTENSION token_refresh", trigger, table));
+  for (const char* trigger : {kRowTrigger, kTruncateTrigger}) DependOnExtension(relation, trigger);
+  if (get_rel_relkind(relation) == RELKIND_PARTITIONED_TABLE) LetAddPartitions(relation);
 }
 
 void Audit(const char* event, int32_t id, const char* message) {

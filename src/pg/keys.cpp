@@ -4,14 +4,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "core/secret.h"
 #include "pg/boundary.h"
 #include "pg/key_command.h"
+#include "pg/postgres_api.h"
+#include "pg/provider_cache.h"
 #include "pg/settings.h"
 
 namespace token_refresh {
@@ -25,6 +30,10 @@ constexpr const char* kHowToMakeAKey =
     "and set token_refresh.key_file to its absolute path.";
 // A command that failed is left alone for so long: it may have kept us waiting.
 constexpr auto kCommandPause = std::chrono::seconds(kKeyCommandSeconds);
+// After a failure, and when a key is missing again, a process that has a ring waits so long before it reads
+// its source anew.
+constexpr auto kFileInterval = std::chrono::seconds(1);
+constexpr auto kCommandInterval = std::chrono::seconds(60);
 
 // A failure of key_command that holds until then.
 struct CommandFailure {
@@ -33,10 +42,17 @@ struct CommandFailure {
 };
 
 // Pointers, not objects: nothing is constructed when the library is loaded.
-KeyRing* ring = nullptr;
+// The last ring is the current one. Those before it have been replaced since LoadKeyRing gave them out.
+std::vector<std::unique_ptr<KeyRing>>* rings = nullptr;
 CommandFailure* command_failure = nullptr;
 bool stale = true;
 bool file_named = false;
+bool failure_told = false;
+steady_clock::time_point retry_at;  // after a failure
+steady_clock::time_point search_at;  // for a key that the ring does not hold
+// A reload that changes neither setting may still be for the sake of the file; the assign hooks hear nothing of
+// it when the setting is on the server's command line.
+TimestampTz seen_reload = 0;
 
 Error Missing(std::string message, std::string hint = kHowToMakeAKey) {
   return Error{ErrorCode::kKeyMissing, std::move(message), std::move(hint)};
@@ -123,27 +139,73 @@ Result<KeyRing> ReadKeyRing() {
   return parsed;
 }
 
+const KeyRing* CurrentRing() { return rings == nullptr || rings->empty() ? nullptr : rings->back().get(); }
+
+steady_clock::duration Interval() {
+  const bool has_file = Settings::key_file != nullptr && Settings::key_file[0] != '\0';
+  return has_file ? kFileInterval : kCommandInterval;
+}
+
+const KeyRing* FindNewerRing(const KeyRing& ring);
+
+bool SameKeys(const KeyRing& a, const KeyRing& b) {
+  return std::ranges::equal(a.keys(), b.keys(), {}, &SealingKey::id, &SealingKey::id);
+}
+
+void TakeRing(KeyRing fresh) {
+  if (rings == nullptr) rings = new std::vector<std::unique_ptr<KeyRing>>;
+  // The client secret of a provider that could not be used may open now.
+  if (CurrentRing() != nullptr && !SameKeys(*CurrentRing(), fresh)) ForgetProviders();
+  rings->push_back(std::make_unique<KeyRing>(std::move(fresh)));
+  rings->back()->set_find_newer(FindNewerRing);
+  failure_told = false;
+}
+
+// On failure the ring stays as it is: a file that is being replaced must not cost the tokens that are to be sealed
+// meanwhile.
+Status ReadAnew() {
+  Result<KeyRing> fresh = ReadKeyRing();
+  stale = !fresh.ok();
+  // What was interrupted has not been tried.
+  const bool interrupted = !fresh.ok() && fresh.error().code == ErrorCode::kUnavailable;
+  retry_at = steady_clock::now();
+  if (!interrupted) retry_at += Interval();
+  if (fresh.ok()) {
+    TakeRing(std::move(*fresh));
+    return Ok();
+  }
+  if (CurrentRing() != nullptr && !interrupted && !failure_told) {
+    ReportToLog(LOG, ("keeps the keys it has: " + fresh.error().message).c_str());
+    failure_told = true;
+  }
+  return fresh.error();
+}
+
+const KeyRing* FindNewerRing(const KeyRing& ring) {
+  if (CurrentRing() == &ring && steady_clock::now() >= search_at) {
+    (void)ReadAnew();
+    search_at = steady_clock::now() + Interval();
+  }
+  return CurrentRing() == &ring ? nullptr : CurrentRing();
+}
+
 }  // namespace
 
 Result<const KeyRing*> LoadKeyRing() {
-  if (ring != nullptr && !stale) return static_cast<const KeyRing*>(ring);
-  Result<KeyRing> fresh = ReadKeyRing();
-  if (fresh.ok()) {
-    delete ring;
-    ring = new KeyRing(std::move(*fresh));
-  } else if (ring == nullptr) {
-    return fresh.error();
-  } else if (fresh.error().code != ErrorCode::kUnavailable) {
-    // A file that is being replaced must not cost the tokens that are to be sealed meanwhile.
-    ReportToLog(LOG, ("keeps the keys it has: " + fresh.error().message).c_str());
-  }
-  stale = !fresh.ok() && fresh.error().code == ErrorCode::kUnavailable;  // interrupted: not read yet
-  return static_cast<const KeyRing*>(ring);
+  if (seen_reload != PgReloadTime) ForgetKeyRing();
+  seen_reload = PgReloadTime;
+  if (rings != nullptr && rings->size() > 1) rings->erase(rings->begin(), rings->end() - 1);
+  if (CurrentRing() != nullptr && (!stale || steady_clock::now() < retry_at)) return CurrentRing();
+  Status read = ReadAnew();
+  if (CurrentRing() == nullptr) return read.error();
+  return CurrentRing();
 }
 
 void ForgetKeyRing() {
   stale = true;
   file_named = false;
+  failure_told = false;
+  retry_at = search_at = {};
   ForgetCommandFailure();
 }
 

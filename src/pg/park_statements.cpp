@@ -34,6 +34,24 @@ Statement write_parked = {
      TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, TEXTOID},
     nullptr};
 
+Statement postpone_parked = {
+    "UPDATE token_refresh.parked_result p SET reason = $3, attempts = p.attempts + 1, retry_at = clock_timestamp()"
+    " + greatest($4, least(30, power(2, least(p.attempts + 1, 5)))) * interval '1 second'"
+    " FROM unnest($1, $2) AS k(token_table, row_key) WHERE p.token_table = k.token_table AND p.row_key = k.row_key",
+    4,
+    {INT4ARRAYOID, TEXTARRAYOID, TEXTOID, INT4OID},
+    nullptr};
+
+Statement postpone_schedule = {
+    "WITH free AS (SELECT s.id FROM unnest($1, $2) AS k(token_table, row_key)"
+    "  JOIN token_refresh.schedule s USING (token_table, row_key)"
+    "  WHERE s.due_at < clock_timestamp() + $3 * interval '1 second' FOR NO KEY UPDATE OF s SKIP LOCKED)"
+    " UPDATE token_refresh.schedule s SET due_at = clock_timestamp() + $3 * interval '1 second'"
+    " FROM free WHERE s.id = free.id",
+    3,
+    {INT4ARRAYOID, TEXTARRAYOID, INT4OID},
+    nullptr};
+
 // Parked tokens fall due like any others. Rows that somebody holds locked stay as they are. What the schedule
 // knows of the provider changes only if these are tokens that it has just given. They count as stored; what
 // the parked result knows of the tokens in the row moves on with that, and so stays true.
@@ -91,7 +109,7 @@ void WriteParked(const SaveWork& work, const std::string& reason) {
       TextDatum(reason)};
   Execute(&write_parked, values, false);
   if (!work.from_parked) WriteAudit(work, "parked");
-  DeleteJournals(work.finished_journals);
+  DeleteFinishedNotes(work);
 }
 
 void ScheduleParked(const SaveWork& work) {
@@ -101,6 +119,17 @@ void ScheduleParked(const SaveWork& work) {
   if (rows.count == 0) return;
   Datum values[] = {TokenTables(work, rows), RowKeys(work, rows), BoolGetDatum(!work.from_parked)};
   Execute(&schedule_parked, values, false);
+}
+
+void PostponeParked(std::span<const ParkedKey> rows, const char* reason, int least_seconds) {
+  const int count = static_cast<int>(rows.size());
+  Datum tables = MakeArray(count, INT4OID, [&](int i, bool*) { return Int32GetDatum(rows[i].token_table); });
+  Datum keys = MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(rows[i].row_key); });
+  Datum of_parked[] = {tables, keys, CStringGetTextDatum(reason), Int32GetDatum(least_seconds)};
+  Execute(&postpone_parked, of_parked, false);
+  if (least_seconds == 0) return;
+  Datum of_schedule[] = {tables, keys, Int32GetDatum(least_seconds)};
+  Execute(&postpone_schedule, of_schedule, false);
 }
 
 }  // namespace token_refresh

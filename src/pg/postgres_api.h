@@ -15,7 +15,9 @@ extern "C" {
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -76,6 +78,16 @@ inline Micros FromInterval(const Interval* interval) {
     return micros;
   return days > 0 || (days == 0 && interval->time > 0) ? PG_INT64_MAX : PG_INT64_MIN;
 }
+
+#if PG_VERSION_NUM >= 160000
+inline bool OwnsRelation(Oid relation, Oid role) { return object_ownercheck(RelationRelationId, relation, role); }
+inline bool MayExecute(Oid function, Oid role) {
+  return object_aclcheck(ProcedureRelationId, function, role, ACL_EXECUTE) == ACLCHECK_OK;
+}
+#else
+inline bool OwnsRelation(Oid relation, Oid role) { return pg_class_ownercheck(relation, role); }
+inline bool MayExecute(Oid function, Oid role) { return pg_proc_aclcheck(function, role, ACL_EXECUTE) == ACLCHECK_OK; }
+#endif
 
 // The index of this process in ProcGlobal->allProcs.
 inline int MyProcIndex() {

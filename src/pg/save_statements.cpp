@@ -283,15 +283,22 @@ void WriteOutcomes(const SaveWork& work) {
                 return !o.released && work.written[&o - work.outcomes.data()];
               }),
               work.from_parked ? "parked_result_stored" : nullptr);
-  DeleteJournals(work.finished_journals);
+  DeleteFinishedNotes(work);
 }
 
 void WriteAudit(const SaveWork& work, const char* event) { AuditPicked(work, PickAll(work), event); }
 
-void DeleteJournals(std::span<const int64_t> journals) {
-  if (journals.empty()) return;
-  Datum values[] = {MakeArray(static_cast<int>(journals.size()), INT8OID,
-                              [&](int i, bool*) { return Int64GetDatum(journals[i]); })};
+void DeleteFinishedNotes(const SaveWork& work) {
+  int64_t* finished = static_cast<int64_t*>(palloc(sizeof(int64_t) * (work.notes.size() + 1)));
+  int count = 0;
+  for (const OpenNote& note : work.notes) {
+    int left = note.left;
+    for (size_t i : work.which)
+      if (work.outcomes[i].claim.journal_id == note.id && (work.written.empty() || work.written[i])) left--;
+    if (left <= 0) finished[count++] = note.id;
+  }
+  if (count == 0) return;
+  Datum values[] = {MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(finished[i]); })};
   Execute(&delete_journals, values, false);
 }
 

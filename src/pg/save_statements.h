@@ -20,6 +20,12 @@ struct SealedTokens {
   bool rotated = false;       // refresh_token is another one than was sent, which is of no use any more
 };
 
+// A note in the journal, and how many of its claims are not settled yet.
+struct OpenNote {
+  int64_t id = 0;
+  int left = 0;
+};
+
 // Everything that one transaction needs. which[i] is an index into outcomes and sealed.
 // written and outdated are as long as outcomes. written is set to 1 for rows whose compare-and-set matched.
 // outdated is set to 1, and the transaction fails, for rows in which others have stored tokens since the claim
@@ -33,7 +39,7 @@ struct SaveWork {
   std::span<const size_t> which;
   std::span<const std::string> provider_names;  // as long as outcomes
   std::span<const std::string> messages;        // as long as outcomes; for audit and schedule
-  std::span<const int64_t> finished_journals;
+  std::span<const OpenNote> notes;  // of which, and those of which nothing is left
   bool from_parked = false;
   std::span<char> written;
   bool schedule_only = false;  // failures: their rows reject the new status, the schedule must do
@@ -45,15 +51,24 @@ void WriteOutcomes(const SaveWork& work);
 
 // One audit event per outcome of which.
 void WriteAudit(const SaveWork& work, const char* event);
-void DeleteJournals(std::span<const int64_t> journals);
+// The notes of which nothing is left when those of which that are written (all, if written is empty) are settled.
+void DeleteFinishedNotes(const SaveWork& work);
 // unrotated: only those whose refresh token is that of the row as well.
 void DeleteParkedResults(const SaveWork& work, bool unrotated);
 
-// Fresh tokens that their table rejects; sealed is for the place of parked results. Those that have
-// been superseded meanwhile are left out.
+// Fresh tokens that their table rejects, or of which nobody can tell whether they belong there; sealed is for the
+// place of parked results. Whether others have stored tokens meanwhile is looked at when they are tried again.
 // This takes no lock that the application may hold: it must work when saving did not.
 void WriteParked(const SaveWork& work, const std::string& reason);
 // When they are tried again; a transaction of its own, which may fail.
 void ScheduleParked(const SaveWork& work);
+
+struct ParkedKey {
+  int32_t token_table;
+  const char* row_key;
+};
+// Parked results with which nothing could be done: tried again as after a rejection, and at least that much later.
+// With such a pause the schedule waits as well. What is not parked any more stays so.
+void PostponeParked(std::span<const ParkedKey> rows, const char* reason, int least_seconds);
 
 }  // namespace token_refresh

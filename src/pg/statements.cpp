@@ -7,7 +7,7 @@ namespace token_refresh {
 namespace {
 
 // Rows that a sweep looks at in one transaction, a few milliseconds of work.
-constexpr int kScanBatch = 1000;
+constexpr int kScanBatch = 250;
 
 void SetStatement(Statement* statement, const char* sql, int arguments, const Oid* types) {
   *statement = {};

@@ -23,10 +23,15 @@ Statement select_providers = {
 
 Statement select_paused = {"SELECT coalesce((SELECT paused FROM token_refresh.control), false)", 0, {}, nullptr};
 
+// What is parked keeps to its own times, whatever the schedule says: somebody may have held that row locked when the
+// tokens were parked.
 Statement list_due = {
     "SELECT d.id, d.provider FROM unnest($1, $2) WITH ORDINALITY AS q(provider, quota, n),"
     " LATERAL (SELECT s.id, s.provider, s.due_at FROM token_refresh.schedule s"
-    "   WHERE s.provider = q.provider AND s.due_at <= $3 ORDER BY s.due_at LIMIT q.quota) d"
+    "   WHERE s.provider = q.provider AND s.due_at <= $3 AND NOT s.settling"
+    "   AND NOT EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.token_table = s.token_table"
+    "    AND p.row_key = s.row_key AND p.retry_at > $3 AND (p.due_at <= $3) IS NOT TRUE)"
+    "   ORDER BY s.due_at LIMIT q.quota) d"
     " UNION ALL SELECT s.id, s.provider FROM token_refresh.parked_result p JOIN token_refresh.schedule s"
     "   ON s.token_table = p.token_table AND s.row_key = p.row_key"
     "   WHERE p.retry_at <= $3 AND s.provider = ANY ($1) AND (s.due_at <= $3) IS NOT TRUE",
@@ -35,12 +40,33 @@ Statement list_due = {
     nullptr};
 
 Statement next_due = {
-    "SELECT least((SELECT min(p.retry_at) FROM token_refresh.parked_result p WHERE p.retry_at > $2), min(d.due_at))"
+    "SELECT least((SELECT $2 + interval '1 second' FROM token_refresh.schedule f WHERE f.settling LIMIT 1),"
+    " (SELECT min(t.at) FROM token_refresh.parked_result p, LATERAL (VALUES (p.retry_at), (p.due_at)) AS t(at)"
+    "   WHERE t.at > $2), min(d.due_at))"
     " FROM unnest($1) AS q(provider),"
     " LATERAL (SELECT s.due_at FROM token_refresh.schedule s"
     "   WHERE s.provider = q.provider AND s.due_at > $2 ORDER BY s.due_at LIMIT 1) d",
     2,
     {INT4ARRAYOID, TIMESTAMPTZOID},
+    nullptr};
+
+// Parked while somebody was deleting the row. What has been parked before this process began may be waiting for the
+// rest of a dump: that is left to the sweep, which looks at the table itself.
+Statement drop_orphans = {
+    "DELETE FROM token_refresh.parked_result p WHERE p.retry_at <= $1 AND p.parked_at >= $2 AND NOT EXISTS"
+    " (SELECT FROM token_refresh.schedule s WHERE s.token_table = p.token_table AND s.row_key = p.row_key)",
+    2,
+    {TIMESTAMPTZOID, TIMESTAMPTZOID},
+    nullptr};
+
+// What comes out of a dump is not due before what belongs to it has been restored as well. It has been committed
+// by now, however long that took. So many at a time that nobody has to wait.
+Statement settle = {
+    "UPDATE token_refresh.schedule s SET settling = false, due_at = greatest(s.due_at, $1 + interval '1 minute')"
+    " WHERE s.id IN (SELECT f.id FROM token_refresh.schedule f WHERE f.settling LIMIT 10000"
+    " FOR NO KEY UPDATE SKIP LOCKED)",
+    1,
+    {TIMESTAMPTZOID},
     nullptr};
 
 // A provider row in plain memory.
@@ -167,8 +193,11 @@ Result<DueList> PgStore::ListDue(Micros now, std::span<const DueQuota> quotas) {
     int n = static_cast<int>(quotas.size());
     Datum providers = MakeArray(n, INT4OID, [&](int i, bool*) { return Int32GetDatum(quotas[i].provider_id); });
     Datum limits = MakeArray(n, INT4OID, [&](int i, bool*) { return Int32GetDatum(quotas[i].limit); });
+    Datum times[] = {TimestampTzGetDatum(ToTimestamp(now)), TimestampTzGetDatum(MyStartTimestamp)};
+    Execute(&drop_orphans, times, false);
+    Execute(&settle, times, false);
     Datum due_values[] = {providers, limits, TimestampTzGetDatum(ToTimestamp(now))};
-    uint64 found = Execute(&list_due, due_values, true);
+    uint64 found = Execute(&list_due, due_values, false);
     bool is_null;
     for (uint64 i = 0; i < found && count < room; i++, count++) {
       HeapTuple tuple = SPI_tuptable->vals[i];
@@ -176,7 +205,7 @@ Result<DueList> PgStore::ListDue(Micros now, std::span<const DueQuota> quotas) {
       list.rows[count].provider_id = DatumGetInt32(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &is_null));
     }
     Datum next_values[] = {providers, TimestampTzGetDatum(ToTimestamp(now))};
-    Execute(&next_due, next_values, true);
+    Execute(&next_due, next_values, false);
     Datum value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
     has_next = !is_null;
     next = is_null ? 0 : DatumGetTimestampTz(value);

@@ -17,7 +17,6 @@
 
 #include "core/key_ring.h"
 #include "core/store.h"
-#include "core/token_cipher.h"
 #include "pg/boundary.h"
 #include "pg/postgres_api.h"
 #include "pg/save_statements.h"
@@ -61,6 +60,12 @@ class PgStore final : public Store {
     int64_t generation = -1;    // of its schedule; -1: it has none
   };
   static StoredToken ToStored(const TokenRow& row);
+  struct ParkedOutcomes {
+    std::vector<Outcome> outcomes;
+    std::vector<char> disconnected;  // as long as outcomes
+  };
+  // Whether a row holds the refresh token that was claimed.
+  enum class Sameness { kSame, kOther, kUnclear };
   // Which parked results are of no use any more, because others have stored tokens.
   enum class Discard { kNothing, kUnrotated, kAll };
 
@@ -68,18 +73,19 @@ class PgStore final : public Store {
   Error Complain(const char* doing, const PostgresError& error);
   const std::string& ProviderName(int32_t id) const;
   std::vector<std::string> ProviderNames(std::span<const Outcome> outcomes) const;
-  TokenCipher CipherOf(int32_t token_table) const;
   Result<Secret> OpenRefreshToken(const KeyRing& ring, const Claim& claim, std::string_view stored,
                                   std::string_view opened) const;
 
   // Claiming (store_claim.cpp).
   Status ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch);
   void OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch);
-  void MarkUnreadable(const std::vector<Claim>& claims);
+  void NoteUnopened(int64_t journal_id, const std::vector<Claim>& opened, const std::vector<Claim>& unopened,
+                    bool blame_rows);
   Result<int64_t> NoteInFlight(const std::vector<int64_t>& schedule_ids);
 
   // Parked results (store_parked.cpp).
-  Result<std::vector<Outcome>> LoadParked(const std::vector<int64_t>& schedule_ids);
+  Result<ParkedOutcomes> LoadParked(const std::vector<int64_t>& schedule_ids);
+  void Postpone(const std::vector<ParkedKey>& rows, const char* reason, int least_seconds);
   void RetryParked(Micros now, std::span<const ClaimRequest> requests, ClaimBatch* batch);
   void ClaimParked(std::vector<Claim> claims, ClaimBatch* batch);
   void ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests, ClaimBatch* batch);
@@ -100,20 +106,22 @@ class PgStore final : public Store {
                    const std::vector<std::string>& expected, const PostgresError& error,
                    std::vector<SaveVerdict>* verdicts);
   std::string DescribeRejection(const Outcome& outcome, const PostgresError& error) const;
+  // The journal: what a transaction has to know of it, and what comes after one that has succeeded.
+  std::vector<OpenNote> NotesOf(std::span<const Outcome> outcomes, const std::vector<size_t>& which) const;
+  void SettleNotes(std::span<const Outcome> outcomes, const std::vector<size_t>& settled);
+
+  // What a save did not match (store_resolve.cpp).
   std::vector<size_t> ResolveMissed(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
                                     bool from_parked, std::vector<std::string>* expected,
                                     std::vector<SaveVerdict>* verdicts);
   void HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
                      const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
+  void KeepUnclear(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& unclear, bool from_parked,
+                   std::vector<SaveVerdict>* verdicts);
   void AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
-                       Discard discard);
-  bool SameToken(const Claim& claim, const StoredToken& current) const;
+                       Discard discard, bool from_parked, std::vector<SaveVerdict>* verdicts);
+  Sameness Compare(const Result<const KeyRing*>& ring, const Claim& claim, const StoredToken& current) const;
   Result<std::vector<StoredToken>> LoadStored(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
-  Result<std::vector<SealedTokens>> SealTokens(std::span<const Outcome> outcomes, const std::vector<size_t>& which) const;
-  Result<std::vector<SealedTokens>> SealForParking(std::span<const Outcome> outcomes,
-                                                   const std::vector<size_t>& which) const;
-  std::vector<int64_t> FinishedJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which) const;
-  void ForgetJournals(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
 
   // Upkeep (store_upkeep.cpp).
   enum class SweepStage { kIdle, kReconcile, kDropOrphans };
@@ -121,14 +129,19 @@ class PgStore final : public Store {
     SweepStage stage = SweepStage::kIdle;
     int32_t table = 0;
     std::string cursor;  // last key or id looked at, as text; empty: at the beginning
+    bool one_by_one = false;  // the batch has failed as a whole
+    bool locked = false;      // rows were left out because somebody held them
+    bool empty = false;       // the table has no row
   };
   struct SweptTable {
     int32_t id = 0;
     bool polled = false;       // no trigger tells everything about it
     Micros poll_interval = 0;  // 0: the setting
     Micros swept_at = 0;       // 0: never
+    bool locked = false;       // rows were left out then
   };
   static Micros SweepDueAt(const SweptTable& table);
+  std::optional<PostgresError> SweepBatch(bool* ended);
   void ListTables();
   bool StartSweep(Micros now);
   void NextSweepStage(Micros now, bool failed);

@@ -4,10 +4,10 @@
 #include <iterator>
 
 #include "core/sealed_box.h"
-#include "core/token_cipher.h"
 #include "pg/catalog.h"
 #include "pg/keys.h"
 #include "pg/save_statements.h"
+#include "pg/seal_outcomes.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 #include "pg/store.h"
@@ -17,6 +17,10 @@ namespace token_refresh {
 
 namespace {
 
+// What does not open is for a person to mend.
+constexpr int kUnopenedPauseSeconds = 300;
+constexpr const char* kUnopened = "what is parked does not open with the keys at hand";
+
 // To a refresh token that came alone belong the times of the access token that is stored.
 Statement read_parked = {
     "SELECT s.id, s.provider, p.token_table, p.row_key, p.replaces_refresh_token, p.access_token, p.refresh_token,"
@@ -25,7 +29,7 @@ Statement read_parked = {
     " CASE WHEN p.access_token IS NULL THEN s.expires_at ELSE p.expires_at END,"
     " p.refresh_expires_at,"
     " CASE WHEN p.access_token IS NULL THEN s.due_at ELSE p.due_at END,"
-    " p.generation, s.attempts, s.lost_response"
+    " p.generation, s.attempts, s.lost_response, s.status = 'disconnected'"
     " FROM unnest($1) AS r(id) JOIN token_refresh.schedule s ON s.id = r.id"
     " JOIN token_refresh.parked_result p ON p.token_table = s.token_table AND p.row_key = s.row_key",
     1,
@@ -37,7 +41,7 @@ struct PlainParked {
   int32_t provider, token_table, attempts;
   char *row_key, *token_type, *scope;
   bytea *replaces, *access_token, *refresh_token;  // not both of the last two are null
-  bool expires, refresh_expires, due, lost_response;
+  bool expires, refresh_expires, due, lost_response, disconnected;
   TimestampTz issued_at, expires_at, refresh_expires_at, due_at;
   TokenRow token;  // what its table says of the row
   Micros refresh_margin;
@@ -80,6 +84,7 @@ void ReadRow(HeapTuple tuple, TupleDesc desc, PlainParked* row) {
   row->generation = DatumGetInt64(SPI_getbinval(tuple, desc, 14, &is_null));
   row->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 15, &is_null));
   row->lost_response = DatumGetBool(SPI_getbinval(tuple, desc, 16, &is_null));
+  row->disconnected = DatumGetBool(SPI_getbinval(tuple, desc, 17, &is_null));
 }
 
 // What the row's own table says of it.
@@ -88,6 +93,13 @@ void ReadTableRow(MemoryContext context, PlainParked* row) {
   const char* key = row->row_key;
   ReadTokenRows(table, &key, 1, context, &row->token);
   row->refresh_margin = table->refresh_margin;
+}
+
+// Who asks for a credential that is disconnected is told so; in the background it is one that is parked.
+void RefuseCaller(const Claim& claim, ClaimBatch* batch) {
+  if (!claim.asked_for) return;
+  for (RefusedClaim& refused : batch->refused)
+    if (refused.schedule_id == claim.schedule_id) refused.refusal = Refusal::kNeedsReauth;
 }
 
 std::string_view View(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
@@ -137,7 +149,7 @@ Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
 
 }  // namespace
 
-Result<std::vector<Outcome>> PgStore::LoadParked(const std::vector<int64_t>& schedule_ids) {
+Result<PgStore::ParkedOutcomes> PgStore::LoadParked(const std::vector<int64_t>& schedule_ids) {
   MemoryContextReset(scratch_context_);
   PlainParked* rows = nullptr;
   uint64 count = 0;
@@ -154,40 +166,52 @@ Result<std::vector<Outcome>> PgStore::LoadParked(const std::vector<int64_t>& sch
   });
   if (error) return Complain("reading parked results", *error);
   Result<const KeyRing*> ring = LoadKeyRing();
-  if (!ring.ok()) return ring.error();
-  std::vector<Outcome> outcomes;
+  ParkedOutcomes parked;
+  std::vector<ParkedKey> unopened;
   for (uint64 i = 0; i < count; i++) {
-    Result<Outcome> outcome = MakeOutcome(**ring, rows[i]);
+    Result<Outcome> outcome = ring.ok() ? MakeOutcome(**ring, rows[i]) : Result<Outcome>(ring.error());
     StoredToken stored = ToStored(rows[i].token);
     WipeOpened(&rows[i].token, 1);
     if (!outcome.ok()) {
-      ReportToLog(WARNING, ("a parked result cannot be opened: " + outcome.error().message).c_str());
+      if (unopened.empty()) ReportToLog(WARNING, ("parked results cannot be opened: " + outcome.error().message).c_str());
+      unopened.push_back({rows[i].token_table, rows[i].row_key});
       continue;
     }
     // If another token stands in the row by now, nothing compares with nothing.
-    if (SameToken(outcome->claim, stored)) outcome->claim.stored_refresh_token = stored.refresh_token;
-    outcomes.push_back(std::move(*outcome));
+    if (Compare(ring, outcome->claim, stored) == Sameness::kSame)
+      outcome->claim.stored_refresh_token = stored.refresh_token;
+    parked.outcomes.push_back(std::move(*outcome));
+    parked.disconnected.push_back(rows[i].disconnected);
   }
-  return outcomes;
+  Postpone(unopened, kUnopened, kUnopenedPauseSeconds);
+  return parked;
+}
+
+void PgStore::Postpone(const std::vector<ParkedKey>& rows, const char* reason, int least_seconds) {
+  if (rows.empty()) return;
+  auto error = RunPostgres(kActivitySave, [&] { PostponeParked(rows, reason, least_seconds); });
+  if (error) Complain("postponing parked results", *error);
 }
 
 void PgStore::RetryParked(Micros now, std::span<const ClaimRequest> requests, ClaimBatch* batch) {
-  std::vector<int64_t> parked;
+  std::vector<int64_t> ids;
   for (const RefusedClaim& refused : batch->refused)
-    if (refused.refusal == Refusal::kParked) parked.push_back(refused.schedule_id);
-  if (parked.empty()) return;
-  Result<std::vector<Outcome>> outcomes = LoadParked(parked);
-  if (!outcomes.ok()) return;
-  std::vector<SaveVerdict> verdicts = SaveAll(now, *outcomes, true);
+    if (refused.refusal == Refusal::kParked) ids.push_back(refused.schedule_id);
+  if (ids.empty()) return;
+  Result<ParkedOutcomes> parked = LoadParked(ids);
+  if (!parked.ok()) return;
+  std::vector<SaveVerdict> verdicts = SaveAll(now, parked->outcomes, true);
   std::vector<Claim> running_out;
   std::vector<ClaimRequest> healed;
-  for (size_t i = 0; i < outcomes->size(); i++) {
-    Outcome& outcome = (*outcomes)[i];
+  for (size_t i = 0; i < parked->outcomes.size(); i++) {
+    Outcome& outcome = parked->outcomes[i];
     for (const ClaimRequest& request : requests)
       if (request.schedule_id == outcome.claim.schedule_id) outcome.claim.asked_for = request.on_demand;
     const bool due = outcome.due_at && *outcome.due_at <= now;
     if (!due && !outcome.claim.asked_for) continue;
-    if (verdicts[i] == SaveVerdict::kParked || verdicts[i] == SaveVerdict::kNotStored)
+    if (parked->disconnected[i])
+      RefuseCaller(outcome.claim, batch);
+    else if (verdicts[i] == SaveVerdict::kParked || verdicts[i] == SaveVerdict::kNotStored)
       running_out.push_back(std::move(outcome.claim));
     else if (outcome.claim.asked_for)
       healed.push_back({outcome.claim.schedule_id, true});
@@ -220,37 +244,14 @@ void PgStore::ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests,
   batch->refused.insert(batch->refused.end(), more->refused.begin(), more->refused.end());
 }
 
-Result<std::vector<SealedTokens>> PgStore::SealForParking(std::span<const Outcome> outcomes,
-                                                          const std::vector<size_t>& which) const {
-  Result<const KeyRing*> ring = LoadKeyRing();
-  if (!ring.ok()) return ring.error();
-  std::vector<SealedTokens> sealed(outcomes.size());
-  for (size_t i : which) {
-    const Claim& claim = outcomes[i].claim;
-    const std::string key = ParkedRowKey(claim.token_table, claim.row_key);
-    auto seal = [&](const char* column, const Secret& token, std::string* out) -> Status {
-      Result<std::string> envelope = Seal(**ring, {kParkedPlace, key, column}, token.view());
-      if (envelope.ok()) *out = std::move(*envelope);
-      return envelope.ok() ? Ok() : Status(envelope.error());
-    };
-    Status done = seal("replaces_refresh_token", claim.StoredRefreshToken(), &sealed[i].replaced);
-    if (done.ok() && outcomes[i].tokens)
-      done = seal("access_token", outcomes[i].tokens->access_token, &sealed[i].access_token);
-    if (done.ok() && !outcomes[i].NewRefreshToken().empty())
-      done = seal("refresh_token", outcomes[i].NewRefreshToken(), &sealed[i].refresh_token);
-    if (!done.ok()) return done.error();
-  }
-  return sealed;
-}
-
 void PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
                    const std::string& reason, std::vector<SaveVerdict>* verdicts) {
   Result<std::vector<SealedTokens>> sealed = SealForParking(outcomes, which);
   if (!sealed.ok()) return;
   std::vector<std::string> messages(outcomes.size(), reason);
   std::vector<std::string> names = ProviderNames(outcomes);
-  std::vector<int64_t> journals = FinishedJournals(outcomes, which);
-  SaveWork work{now, 0, outcomes, *sealed, {}, which, names, messages, journals, from_parked, {}};
+  std::vector<OpenNote> notes = NotesOf(outcomes, which);
+  SaveWork work{now, 0, outcomes, *sealed, {}, which, names, messages, notes, from_parked, {}};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteParked(work, reason); });
   if (failed) {
     Complain("parking fresh tokens", *failed);
@@ -258,7 +259,7 @@ void PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vec
     for (size_t i : which) Park(now, outcomes, {i}, from_parked, reason, verdicts);
     return;
   }
-  ForgetJournals(outcomes, which);
+  SettleNotes(outcomes, which);
   for (size_t i : which) (*verdicts)[i] = SaveVerdict::kParked;
   failed = RunPostgres(kActivitySave, [&] { ScheduleParked(work); });
   if (failed) Complain("scheduling parked tokens", *failed);

@@ -49,6 +49,9 @@ Statement forget_table = {
     {INT4OID},
     nullptr};
 
+// Rows that were locked are looked at again so soon.
+constexpr Micros kLockedPause = 30 * kSecond;
+
 void ForgetTable(int32_t id) {
   Datum values[] = {Int32GetDatum(id)};
   Execute(&forget_table, values, false);
@@ -91,27 +94,43 @@ Micros PgStore::SweepDueAt(const SweptTable& table) {
   if (table.swept_at == 0) return 0;
   const Micros polled = table.poll_interval > 0 ? table.poll_interval
                                                 : static_cast<Micros>(Settings::poll_interval_s) * kSecond;
-  return table.swept_at + (table.polled ? polled : static_cast<Micros>(Settings::sweep_interval_s) * kSecond);
+  const Micros pause = table.polled ? polled : static_cast<Micros>(Settings::sweep_interval_s) * kSecond;
+  return table.swept_at + (table.locked ? std::min(pause, kLockedPause) : pause);
 }
 
 bool PgStore::SweepStep(Micros now) {
   if (sweep_.stage == SweepStage::kIdle) return StartSweep(now);
+  bool ended = false;
+  auto error = SweepBatch(&ended);
+  // A row that cannot be planned must not keep those behind it from being so.
+  const bool again = error && sweep_.stage == SweepStage::kReconcile && !sweep_.one_by_one;
+  // What is not there any more has been detached meanwhile.
+  if (error && !again && error->sqlstate != ERRCODE_UNDEFINED_OBJECT) Complain("reconciling the schedule", *error);
+  sweep_.one_by_one = again;
+  if (!again && (error || ended)) NextSweepStage(now, error.has_value());
+  return true;
+}
+
+std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
   MemoryContextReset(scratch_context_);
-  char* last = nullptr;
+  SweptBatch swept = {};
   auto error = RunPostgres(kActivityUpkeep, [&] {
     TokenTable* table = GetTokenTable(sweep_.table);
     if (!OidIsValid(get_rel_namespace(table->relation))) return ForgetTable(table->id);
     TokenTableStatements* statements = StatementsFor(sweep_.table);
-    char* end = sweep_.stage == SweepStage::kReconcile ? ReconcileBatch(statements, sweep_.cursor.c_str())
-                                                       : DropOrphansBatch(statements, sweep_.cursor.c_str());
-    if (end != nullptr) last = MemoryContextStrdup(scratch_context_, end);
+    if (sweep_.stage == SweepStage::kReconcile)
+      ReconcileBatch(statements, sweep_.cursor.c_str(), sweep_.one_by_one, &swept);
+    else
+      swept.last = DropOrphansBatch(statements, sweep_.cursor.c_str(), sweep_.empty);
+    if (swept.last != nullptr) swept.last = MemoryContextStrdup(scratch_context_, swept.last);
   });
-  if (error) Complain("reconciling the schedule", *error);
-  if (!error && last != nullptr)
-    sweep_.cursor = last;
-  else
-    NextSweepStage(now, error.has_value());
-  return true;
+  if (error) return error;
+  if (swept.failed_sqlstate != 0) Complain("planning a row", {swept.failed_sqlstate, {}});
+  sweep_.locked = sweep_.locked || swept.locked;
+  *ended = swept.last == nullptr;
+  if (sweep_.stage == SweepStage::kReconcile && sweep_.cursor.empty()) sweep_.empty = *ended;
+  if (!*ended) sweep_.cursor = swept.last;
+  return std::nullopt;
 }
 
 // What there is to sweep; keeps when those that were there before have been swept.
@@ -145,9 +164,12 @@ void PgStore::ListTables() {
   std::vector<SweptTable> before = std::move(swept_tables_);
   swept_tables_.clear();
   for (uint64 i = 0; i < count; i++) {
-    SweptTable table{listed[i].id, listed[i].polled, listed[i].poll_interval, 0};
-    for (const SweptTable& known : before)
-      if (known.id == table.id) table.swept_at = known.swept_at;
+    SweptTable table{listed[i].id, listed[i].polled, listed[i].poll_interval, 0, false};
+    for (const SweptTable& known : before) {
+      if (known.id != table.id) continue;
+      table.swept_at = known.swept_at;
+      table.locked = known.locked;
+    }
     swept_tables_.push_back(table);
   }
 }
@@ -157,7 +179,7 @@ bool PgStore::StartSweep(Micros now) {
   for (SweptTable& table : swept_tables_) {
     if (SweepDueAt(table) > now) continue;
     if (table.id == kBuiltInTokenTable) TrimAudit();
-    sweep_ = {SweepStage::kReconcile, table.id, ""};
+    sweep_ = SweepState{SweepStage::kReconcile, table.id, "", false, false, false};
     return true;
   }
   return false;
@@ -178,8 +200,11 @@ void PgStore::NextSweepStage(Micros now, bool failed) {
     return;
   }
   sweep_.stage = SweepStage::kIdle;
-  for (SweptTable& table : swept_tables_)
-    if (table.id == sweep_.table) table.swept_at = now;
+  for (SweptTable& table : swept_tables_) {
+    if (table.id != sweep_.table) continue;
+    table.swept_at = now;
+    table.locked = sweep_.locked;
+  }
 }
 
 }  // namespace token_refresh

@@ -1,6 +1,7 @@
 #include "pg/table_scope.h"
 
 extern "C" {
+#include "utils/fmgrprotos.h"
 #include "utils/timeout.h"
 }
 
@@ -47,11 +48,19 @@ void Disarm() {
   disable_timeout(STATEMENT_TIMEOUT, false);
   armed = false;
   QueryCancelPending = false;
+  // What the owner's code has locked for the session would stay locked as long as the refresher lives.
+  DirectFunctionCall1(pg_advisory_unlock_all, 0);
 }
+
+// An error that nobody has caught on its way must not leave the limit behind, for others to be cancelled by.
+void DisarmAtEnd(XactEvent, void*) { Disarm(); }
 
 }  // namespace
 
-void LimitTableScopes() { limited = true; }
+void LimitTableScopes() {
+  limited = true;
+  RegisterXactCallback(DisarmAtEnd, nullptr);
+}
 
 void FixKeyText() {
   for (const Setting& setting : kSettings)
@@ -65,7 +74,7 @@ void EnterTableScope(const TokenTable& table, bool writes, TableScope* scope) {
   SetUserIdAndSecContext(table.owner, scope->saved_security_context | SECURITY_LOCAL_USERID_CHANGE |
                                           SECURITY_RESTRICTED_OPERATION);
   Arm();
-  if (writes && table.defers_triggers && SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) != SPI_OK_UTILITY)
+  if (writes && SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) != SPI_OK_UTILITY)
     elog(ERROR, "token_refresh: SET CONSTRAINTS failed");
 }
 
@@ -75,8 +84,6 @@ void LeaveTableScope(const TableScope& scope) {
   SetUserIdAndSecContext(scope.saved_user, scope.saved_security_context);
   AtEOXact_GUC(false, scope.guc_nest_level);
 }
-
-void DisarmTableTimeout() { Disarm(); }
 
 void BeginTableAttempt(const TokenTable& table, TableAttempt* attempt) {
   attempt->context = CurrentMemoryContext;
@@ -101,7 +108,7 @@ void AbortTableAttempt(const TableAttempt& attempt, TableError* error) {
   RollbackAndReleaseCurrentSubTransaction();
   MemoryContextSwitchTo(attempt.context);
   CurrentResourceOwner = attempt.owner;
-  DisarmTableTimeout();
+  Disarm();
   error->sqlstate = data->sqlerrcode;
   error->message = data->message != nullptr ? data->message : pstrdup("");
 }

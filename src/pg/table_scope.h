@@ -4,7 +4,7 @@
 // do to the session's settings is undone.
 //
 // Plain data: if an error is raised in between, the abort of the (sub)transaction restores the
-// user, and RunPostgres or TryOnTable disarms the time limit.
+// user and disarms the time limit.
 #pragma once
 
 #include "pg/postgres_api.h"
@@ -25,16 +25,13 @@ struct TableScope {
   int guc_nest_level;
 };
 
-// Caller is connected to SPI. writes: deferred triggers run at the end of each statement, as
-// the owner, instead of at COMMIT.
+// Caller is connected to SPI. writes: deferred triggers run at the end of each statement, as the owner, instead of at
+// COMMIT; also those of other tables, which the owner's triggers may write to.
 void EnterTableScope(const TokenTable& table, bool writes, TableScope* scope);
 void LeaveTableScope(const TableScope& scope);
 
 // The settings of a scope, for the rest of an OwnerScope: texts of keys must not depend on the session's.
 void FixKeyText();
-
-// For the abort of whatever a scope was in.
-void DisarmTableTimeout();
 
 // An error that stayed in a subtransaction; palloc'd.
 struct TableError {

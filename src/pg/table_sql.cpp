@@ -1,7 +1,10 @@
 #include "pg/table_sql.h"
 
 extern "C" {
+#include "access/transam.h"
+#include "catalog/pg_collation.h"
 #include "lib/stringinfo.h"
+#include "parser/parse_coerce.h"
 #include "utils/json.h"
 }
 
@@ -22,6 +25,30 @@ const char* KeyPart(const TokenTable& table, const char* expression, int n) {
   return psprintf("(%s::pg_catalog.jsonb OPERATOR(pg_catalog.->>) %d)", expression, n);
 }
 
+// Whoever owns a type may make casts of it: those must not run in the name of a reader, and the trigger does not know them.
+bool HasOwnCasts(Oid type) { return getBaseType(type) >= FirstNormalObjectId; }
+
+// The value as text; as RowKey and SPI_getvalue have it.
+const char* AsText(const char* reference, Oid type) {
+  return psprintf(HasOwnCasts(type) ? "NULLIF(pg_catalog.concat(%s), '')" : "%s::text", reference);
+}
+
+// As KeyMatch, without a cast that somebody else may have made; the index may not serve.
+const char* KeyMatchForReader(const TokenTable& table, const char* expression) {
+  StringInfoData sql;
+  initStringInfo(&sql);
+  for (int i = 0; i < table.key_count; i++) {
+    const KeyColumn& key = table.keys[i];
+    const char* part = KeyPart(table, expression, i);
+    appendStringInfoString(&sql, i == 0 ? "" : " AND ");
+    if (HasOwnCasts(key.type_oid))
+      appendStringInfo(&sql, "pg_catalog.concat(%s) OPERATOR(pg_catalog.=) %s", key.reference, part);
+    else
+      appendStringInfo(&sql, "%s %s %s::%s", key.reference, key.equals, part, key.type);
+  }
+  return sql.data;
+}
+
 // "table.key = _new.key::type", so that the table's own index on its key serves.
 const char* KeyMatch(const TokenTable& table, const char* expression) {
   StringInfoData sql;
@@ -35,12 +62,12 @@ const char* KeyMatch(const TokenTable& table, const char* expression) {
 }
 
 const char* KeyText(const TokenTable& table) {
-  if (table.key_count == 1) return psprintf("%s::text", table.keys[0].reference);
+  if (table.key_count == 1) return AsText(table.keys[0].reference, table.keys[0].type_oid);
   StringInfoData sql;
   initStringInfo(&sql);
   for (int i = 0; i < table.key_count; i++)
-    appendStringInfo(&sql, "%s%s::text", i == 0 ? "pg_catalog.jsonb_build_array(" : ", ",
-                     table.keys[i].reference);
+    appendStringInfo(&sql, "%s%s", i == 0 ? "pg_catalog.jsonb_build_array(" : ", ",
+                     AsText(table.keys[i].reference, table.keys[i].type_oid));
   appendStringInfoString(&sql, ")::text");
   return sql.data;
 }
@@ -68,7 +95,7 @@ const char* KeyOrder(const TokenTable& table) {
 }
 
 const char* TextOr(const TokenTable& table, TokenColumn column, const char* otherwise) {
-  return Has(table, column) ? psprintf("%s::text", Reference(table, column)) : otherwise;
+  return Has(table, column) ? AsText(Reference(table, column), table.columns[column].type_oid) : otherwise;
 }
 
 const char* Subject(const TokenTable& table) { return TextOr(table, kColumnSubject, KeyText(table)); }
@@ -273,7 +300,23 @@ char* ReadSql(const TokenTable& table) {
                   Subject(table), Reference(table, kColumnAccessToken), bytes ? "" : "::text", HasRefreshToken(table),
                   TextOr(table, kColumnScope, "NULL::text"), TextOr(table, kColumnStatus, "NULL::text"),
                   TimeFrom(table, kColumnIssuedAt), TimeFrom(table, kColumnExpiresAt), From(table),
-                  KeyMatch(table, "$1"));
+                  KeyMatchForReader(table, "$1"));
+}
+
+char* SealedSql(const TokenTable& table, bool has_cursor, int limit) {
+  return psprintf("SELECT %s, %s, %s FROM %s%s%s ORDER BY %s LIMIT %d", KeyText(table),
+                  Reference(table, kColumnAccessToken), Reference(table, kColumnRefreshToken), From(table),
+                  has_cursor ? " WHERE " : "", has_cursor ? KeyBeyond(table, "$1") : "", KeyOrder(table), limit);
+}
+
+char* ResealSql(const TokenTable& table) {
+  const char* access = Reference(table, kColumnAccessToken);
+  const char* refresh = Reference(table, kColumnRefreshToken);
+  return psprintf("UPDATE %s SET %s = _new.access, %s = _new.refresh FROM unnest($1, $2, $3, $4, $5)"
+                  " AS _new(key, old_access, old_refresh, access, refresh) WHERE %s"
+                  " AND %s IS NOT DISTINCT FROM _new.old_access AND %s IS NOT DISTINCT FROM _new.old_refresh",
+                  From(table), Quoted(table, kColumnAccessToken), Quoted(table, kColumnRefreshToken),
+                  KeyMatch(table, "_new.key"), access, refresh);
 }
 
 bool ReadTime(const TokenTable& table, TokenColumn column, Datum value, bool is_null, TimestampTz* time) {
@@ -299,13 +342,28 @@ bool ReadTime(const TokenTable& table, TokenColumn column, Datum value, bool is_
   }
 }
 
+namespace {
+
+// As a cast to text has it, which for some types is not what they print.
+char* ColumnAsText(HeapTuple tuple, TupleDesc desc, int number) {
+  Oid function;
+  const Oid type = getBaseType(SPI_gettypeid(desc, number));
+  const bool casts = find_coercion_pathway(TEXTOID, type, COERCION_EXPLICIT, &function) == COERCION_PATH_FUNC;
+  if (!casts || HasOwnCasts(type)) return SPI_getvalue(tuple, desc, number);
+  bool is_null;
+  Datum value = SPI_getbinval(tuple, desc, number, &is_null);
+  return is_null ? nullptr : TextDatumGetCString(OidFunctionCall1Coll(function, DEFAULT_COLLATION_OID, value));
+}
+
+}  // namespace
+
 char* RowKey(const TokenTable& table, HeapTuple tuple, TupleDesc desc) {
-  if (table.key_count == 1) return SPI_getvalue(tuple, desc, SPI_fnumber(desc, table.keys[0].name));
+  if (table.key_count == 1) return ColumnAsText(tuple, desc, SPI_fnumber(desc, table.keys[0].name));
   StringInfoData json;
   initStringInfo(&json);
   for (int i = 0; i < table.key_count; i++) {
     appendStringInfoString(&json, i == 0 ? "[" : ", ");
-    const char* part = SPI_getvalue(tuple, desc, SPI_fnumber(desc, table.keys[i].name));
+    const char* part = ColumnAsText(tuple, desc, SPI_fnumber(desc, table.keys[i].name));
     if (part == nullptr) return nullptr;
     escape_json(&json, part);
   }

@@ -39,6 +39,13 @@ char* ExistingSql(const TokenTable& table);
 // token, scope, status, issued_at, expires_at; for the reader, with the reader's rights
 char* ReadSql(const TokenTable& table);
 
+// For rotate_keys, on tables with the cipher native. (cursor text), none for the first batch -> key, access token,
+// refresh token, as stored; at most limit rows in the order of the key
+char* SealedSql(const TokenTable& table, bool has_cursor, int limit);
+
+// (key text[], old_access bytea[], old_refresh bytea[], access bytea[], refresh bytea[]); writes rows that still hold old
+char* ResealSql(const TokenTable& table);
+
 // The value of a time column, as timestamptz, for C++ that has the row at hand.
 bool ReadTime(const TokenTable& table, TokenColumn column, Datum value, bool is_null, TimestampTz* time);
 

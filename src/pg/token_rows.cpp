@@ -57,6 +57,12 @@ void SetTrouble(const char* trouble, const int* which, int count, TokenRow* rows
   SetAll(row, which, count, rows);
 }
 
+void SetLocked(const int* which, int count, TokenRow* rows) {
+  TokenRow row = {};
+  row.locked = true;
+  SetAll(row, which, count, rows);
+}
+
 // What the owner's own code says may quote a token.
 const char* Describe(const TableError& error, MemoryContext context) {
   return MemoryContextStrdup(context, psprintf("reading the row fails with SQLSTATE %s",
@@ -68,15 +74,13 @@ bool TryRead(TokenTableStatements* statements, const char* const* row_keys, cons
              MemoryContext context, TokenRow* rows, bool* one_by_one) {
   TokenTable* table = statements->table;
   TableError error = {};
-  TokenRow locked = {};
-  locked.locked = true;
   *one_by_one = false;
   if (TryOnTable(*table, &error, [&] { Read(statements, row_keys, which, count, context, rows); })) {
     EndSuspension(table->id);
     return true;
   }
   if (error.sqlstate == ERRCODE_LOCK_NOT_AVAILABLE) {
-    SetAll(locked, which, count, rows);
+    SetLocked(which, count, rows);
     return false;
   }
   SetTrouble(Describe(error, context), which, count, rows);
@@ -90,6 +94,7 @@ bool TryRead(TokenTableStatements* statements, const char* const* row_keys, cons
 void ReadTokenRows(TokenTable* table, const char* const* row_keys, int count, MemoryContext context, TokenRow* rows) {
   int* all = static_cast<int*>(palloc(sizeof(int) * Max(count, 1)));
   for (int i = 0; i < count; i++) all[i] = i;
+  if (table->locked) return SetLocked(all, count, rows);
   if (table->trouble != nullptr) return SetTrouble(MemoryContextStrdup(context, table->trouble), all, count, rows);
   if (IsSuspended(table->id, Now())) return SetTrouble(kSuspendedMessage, all, count, rows);
   TokenTableStatements* statements = StatementsFor(table->id);

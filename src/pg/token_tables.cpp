@@ -3,11 +3,12 @@
 #include "pg/catalog.h"
 #include "pg/provider_cache.h"
 #include "pg/statements.h"
+#include "pg/workers.h"
 
 extern "C" {
 #include "access/attnum.h"
 #include "catalog/pg_operator.h"
-#include "catalog/pg_trigger.h"
+#include "storage/lmgr.h"
 #include "utils/typcache.h"
 }
 
@@ -174,7 +175,8 @@ void ReadKey(const Record& record, TokenTable* table) {
     key->reference = psprintf("%s.%s", table->alias, key->quoted);
     Attribute attribute;
     if (!FindAttribute(table, key->name, &attribute)) continue;
-    key->type = attribute.name;
+    key->type = format_type_extended(getBaseType(attribute.type), -1, FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+    key->type_oid = attribute.type;
     TypeCacheEntry* entry = lookup_type_cache(attribute.type, TYPECACHE_EQ_OPR | TYPECACHE_GT_OPR);
     key->equals = QualifiedOperator(entry->eq_opr);
     key->greater_than = QualifiedOperator(entry->gt_opr);
@@ -204,8 +206,15 @@ void ReadStatusValues(const Record& record, TokenTable* table) {
   table->result_failure = JsonText(record, 12, "failure");
 }
 
-// The table itself. False: it is gone.
+// The table itself. False: it is gone, or locked.
 bool ReadRelation(TokenTable* table) {
+  // The refresher has other tables to serve.
+  if (AmRefresher() && !ConditionalLockRelationOid(table->relation, AccessShareLock)) {
+    table->quoted_name = psprintf("%u", table->relation);
+    table->locked = true;
+    Trouble(table, "another transaction holds the table locked");
+    return false;
+  }
   Relation relation = try_relation_open(table->relation, AccessShareLock);
   if (relation == nullptr) {
     table->quoted_name = psprintf("%u", table->relation);
@@ -216,9 +225,6 @@ bool ReadRelation(TokenTable* table) {
   table->quoted_name = quote_qualified_identifier(get_namespace_name(RelationGetNamespace(relation)),
                                                   RelationGetRelationName(relation));
   table->alias = quote_identifier(pstrdup(RelationGetRelationName(relation)));
-  if (relation->trigdesc != nullptr)
-    for (int i = 0; i < relation->trigdesc->numtriggers; i++)
-      table->defers_triggers = table->defers_triggers || relation->trigdesc->triggers[i].tginitdeferred;
   relation_close(relation, AccessShareLock);
   return true;
 }
@@ -294,7 +300,7 @@ TokenTable* GetTokenTable(int32_t id) {
   }
   AcceptInvalidationMessages();
   TokenTable* known = *Position(id);
-  if (known != nullptr && known->version == CurrentVersion()) return known;
+  if (known != nullptr && !known->locked && known->version == CurrentVersion()) return known;
   TokenTable* fresh = Load(id);
   TokenTable** position = Position(id);
   if (fresh == nullptr && *position == nullptr)

@@ -55,7 +55,8 @@ struct KeyColumn {
   const char* name;
   const char* quoted;
   const char* reference;
-  const char* type;          // for a cast
+  const char* type;          // for a cast; of a domain its base type, so that no constraint is evaluated
+  Oid type_oid;              // of the column
   const char* equals;        // the operator, qualified
   const char* greater_than;  // the operator, qualified
 };
@@ -75,6 +76,8 @@ struct TokenTable {
   bool detached;          // no longer in token_table; what is in flight may still be stored
   // Why the table cannot be used as it is; null: it can. Column names in it are quoted, nothing else is.
   const char* trouble;
+  // Another transaction holds the whole table locked, so that nothing else is known of it now. In the refresher only.
+  bool locked;
   const char* quoted_name;  // schema-qualified, ready for SQL
   const char* alias;        // its name alone, quoted
   const char* place;        // what its ciphertexts are bound to
@@ -97,7 +100,6 @@ struct TokenTable {
   Micros poll_interval;   // 0: the setting
   Micros refresh_margin;  // 0: the provider's, or the setting
   TimestampTz attached_at;
-  bool defers_triggers;   // has triggers that wait for COMMIT
   TokenTableStatements* statements;  // made on first use (statements.h)
   uint64_t version;
   TokenTable* next;

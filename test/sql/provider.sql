@@ -148,7 +148,19 @@ SELECT token_refresh.drop_provider(NULL);
 SELECT token_refresh.drop_provider('nowhere');
 SELECT token_refresh.drop_provider('local');
 DELETE FROM token_refresh.credential;
+CREATE TABLE served (id integer PRIMARY KEY, access_token text, refresh_token text, expires_at timestamptz);
+CREATE TABLE served_too (id integer PRIMARY KEY, provider text, access_token text, refresh_token text, expires_at timestamptz);
+SELECT count(token_refresh.attach_table(t.name, jsonb_build_object('cipher', 'plain', 'access_token_column', 'access_token',
+    'refresh_token_column', 'refresh_token', 'expires_at_column', 'expires_at') || t.options)) AS attached
+FROM (VALUES ('served'::regclass, '{"provider": "local"}'::jsonb), ('served_too', '{"provider_column": "provider"}')) AS t (name, options);
+INSERT INTO served_too VALUES (1, 'local', 'fake', NULL, NULL), (2, 'nowhere', 'fake', NULL, NULL);
 SELECT token_refresh.drop_provider('local');
+SELECT token_refresh.detach_table('served');
+SELECT token_refresh.drop_provider('local');
+DELETE FROM served_too WHERE id = 1;
+SELECT token_refresh.drop_provider('local');
+SELECT token_refresh.detach_table('served_too');
+DROP TABLE served, served_too;
 SELECT token_refresh.create_provider('local', 'my-client', 'obviously-fake-secret', '{"token_endpoint": "http://127.0.0.1:9/token"}');
 
 -- All that is in the audit, without the secrets.

@@ -131,6 +131,23 @@ subtest 'a locked row' => sub {
     healed('locked', $token);
 };
 
+subtest 'a row whose schedule is locked as well' => sub {
+    $server->control('acme', hold => 'after');
+    store_expired('acme', 'held');
+    $server->wait('acme', held => 1);
+    my $session = background_session($node);
+    $session->query('BEGIN');
+    $session->query("SELECT FROM token_refresh.credential WHERE subject = 'held' FOR UPDATE");
+    $session->query("SELECT FROM token_refresh.schedule WHERE row_key = (SELECT id::text FROM token_refresh.credential WHERE subject = 'held') FOR UPDATE");
+    $server->release('acme');
+    poll_until($node, 'SELECT attempts >= 2 FROM token_refresh.parked_result', 'it is tried again');
+    is(query("SELECT retry_at - parked_at >= (power(2, attempts + 1) - 1.5) * interval '1 second' FROM token_refresh.parked_result"), 't', 'with growing pauses');
+    is($server->stats('acme')->{per_subject}{held}{requests}, 1, 'one request');
+    $session->query('COMMIT');
+    $session->quit;
+    poll_until($node, "SELECT NOT parked FROM token_refresh.token_status WHERE subject = 'held'", 'it heals by itself');
+};
+
 subtest 'a locked table' => sub {
     $server->control('acme', hold => 'after');
     store_expired('acme', 'altered');
@@ -245,11 +262,14 @@ subtest 'the parked token does not last long enough' => sub {
 subtest 'a provider that keeps its refresh tokens' => sub {
     create_provider($node, 'keeping', token_endpoint => $server->token_endpoint('keeping'));
     $server->control('keeping', policy => 'norotate');
-    for my $way ('with', 'without')
+    for my $case ([ 'with', 'left out' ], [ 'without', 'left out' ], [ 'with', 'repeated' ], [ 'without', 'repeated' ])
     {
-        my $subject = "kept_$way";
+        my ($way, $answer) = @$case;
+        my $subject = "kept_$way" . ($answer eq 'repeated' ? '_repeated' : '');
         reject($subject);
         my ($old) = $server->expired_grants('keeping', subjects => [$subject]);
+        my %repeated = (access_token => '<access_token>', token_type => 'Bearer', expires_in => 3600, refresh_token => $old->{refresh_token});
+        $server->fault('keeping', $answer eq 'repeated' ? (kind => 'reword', body => json(\%repeated)) : ());
         store_credential($node, 'keeping', $old);
         await_parked($subject);
         # Signed in again meanwhile: the same refresh token, another access token.
@@ -262,6 +282,7 @@ subtest 'a provider that keeps its refresh tokens' => sub {
         is(access_token($node, 'keeping', $subject), $newer{access_token}, "$way refresh token: they stay");
         is(query("SELECT success FROM token_refresh.refresh_credential('keeping', '$subject')"), 't', "$way refresh token: the next refresh works");
     }
+    $server->fault('keeping');
 
     # The same, not committed yet when the answer is parked.
     my ($old) = $server->expired_grants('keeping', subjects => ['kept_open']);
@@ -280,6 +301,70 @@ subtest 'a provider that keeps its refresh tokens' => sub {
     is($node->safe_psql('postgres', "SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM token_refresh.audit_event WHERE subject = 'kept_open'"),
         'credential_stored credential_stored parked superseded', 'as the audit says');
     is(query("SELECT success FROM token_refresh.refresh_credential('keeping', 'kept_open')"), 't', 'the next refresh works');
+};
+
+subtest 'the provider stops rotating while a token is parked' => sub {
+    create_provider($node, 'settling', token_endpoint => $server->token_endpoint('settling'));
+    reject('settling');
+    store_expired('settling', 'settling');
+    await_parked('settling');
+    my $first = access_token($node, 'settling', 'settling');
+    query('SELECT token_refresh.pause()');
+    $server->control('settling', policy => 'norotate', hold => 'after');
+    my $caller = start_query($node, "SELECT success FROM token_refresh.refresh_credential('settling', 'settling')");
+    $server->wait('settling', held => 1);
+    accept_all();
+    $server->release('settling');
+    is(($caller->finish)[0], 't', 'refreshed with the parked refresh token, and stored');
+    my $second = access_token($node, 'settling', 'settling');
+    isnt($second, $first, 'there is another access token');
+    query('SELECT token_refresh.resume()');
+    poll_until($node, "SELECT NOT parked FROM token_refresh.token_status WHERE subject = 'settling'", 'nothing stays parked');
+    is(access_token($node, 'settling', 'settling') eq $second, 1, 'it stays');
+    is($server->stats('settling')->{requests}, 2, 'by two requests');
+    is(query("SELECT success FROM token_refresh.refresh_credential('settling', 'settling')"), 't', 'the next refresh works');
+    is($server->stats('settling')->{reuse}, 0, 'no refresh token was presented twice');
+};
+
+subtest 'disconnected while parked' => sub {
+    reject('leaving');
+    store_expired('acme', 'leaving');
+    await_parked('leaving');
+    query("UPDATE token_refresh.credential SET status = 'disconnected' WHERE subject = 'leaving'");
+    query("UPDATE token_refresh.parked_result SET due_at = now() - interval '1 minute', retry_at = now(), attempts = 0; SELECT token_refresh._wake_refresher()");
+    poll_until($node, 'SELECT attempts > 0 FROM token_refresh.parked_result', 'storing it is tried again');
+    like(query("SELECT success, failure FROM token_refresh.refresh_credential('acme', 'leaving')"), qr/^f\|/, 'it is not refreshed on demand');
+    is($server->stats('acme')->{per_subject}{leaving}{requests}, 1, 'nor because it is due');
+    accept_all();
+    poll_until($node, "SELECT NOT parked FROM token_refresh.token_status WHERE subject = 'leaving'", 'it is stored');
+    my $row = status_of($node, 'acme', 'leaving');
+    is("$row->{status} " . ($row->{due_at} // 'never'), 'disconnected never', 'and stays disconnected');
+    is(query("SELECT status FROM token_refresh.credential WHERE subject = 'leaving'"), 'disconnected', 'in its table as well');
+    query("UPDATE token_refresh.credential SET status = 'connected' WHERE subject = 'leaving'");
+    is(query("SELECT success FROM token_refresh.refresh_credential('acme', 'leaving')"), 't', 'connected again, it can be refreshed');
+    is($server->stats('acme')->{reuse}, 0, 'no refresh token was presented twice');
+};
+
+subtest 'what is parked does not open' => sub {
+    reject('garbled');
+    store_expired('acme', 'garbled');
+    await_parked('garbled');
+    my $token  = access_token($node, 'acme', 'garbled');
+    my $offset = -s $node->logfile;
+    my $flip   = 'UPDATE token_refresh.parked_result SET refresh_token = set_byte(refresh_token, length(refresh_token) - 1, get_byte(refresh_token, length(refresh_token) - 1) # 1)';
+    query("$flip, retry_at = now(), due_at = now(); UPDATE token_refresh.schedule SET due_at = now() WHERE refresh_count > 0 AND id = (SELECT s.id FROM token_refresh.schedule s JOIN token_refresh.parked_result p USING (token_table, row_key)); SELECT token_refresh._wake_refresher()");
+    poll_until($node, "SELECT last_error LIKE '%what is parked does not open with the keys at hand' FROM token_refresh.token_status WHERE subject = 'garbled'", 'the status says so');
+    is(query("SELECT p.retry_at > now() + interval '4 minutes', s.due_at > now() + interval '4 minutes' FROM token_refresh.parked_result p JOIN token_refresh.schedule s USING (token_table, row_key)"),
+        't|t', 'it is tried again in a while');
+    others_go_on('beside_garbled');
+    others_go_on('beside_garbled_too');
+    is(scalar(() = read_log($node, $offset) =~ /WARNING: .*parked results? cannot be opened/g), 1, 'one warning');
+    accept_all();
+    query("$flip, retry_at = now(); SELECT token_refresh._wake_refresher()");
+    poll_until($node, "SELECT NOT parked FROM token_refresh.token_status WHERE subject = 'garbled'", 'what opens again is stored');
+    is(access_token($node, 'acme', 'garbled') eq $token, 1, 'the token is the same');
+    is(query("SELECT success FROM token_refresh.refresh_credential('acme', 'garbled')"), 't', 'the next refresh works');
+    is($server->stats('acme')->{reuse}, 0, 'no refresh token was presented twice');
 };
 
 subtest 'it heals on demand' => sub {
@@ -336,16 +421,16 @@ subtest 'a restart while parked' => sub {
 
 subtest 'keys rotated while parked' => sub {
     reject('resealed');
-    store_expired('acme', 'resealed');
+    my ($grant) = $server->expired_grants('acme', subjects => ['resealed']);
+    store_credential($node, 'acme', $grant);
     await_parked('resealed');
     my $token = access_token($node, 'acme', 'resealed');
-    # The same key is the first again, so the envelopes are made anew by hand.
-    query(<<'END');
+    # Only another key makes rotate_keys seal anew, so the envelope is made by hand.
+    my $refresh_token = literal($grant->{refresh_token});
+    query(<<"END");
 BEGIN;
 SELECT token_refresh._own_writes(true);
-UPDATE token_refresh.credential SET
-    access_token = token_refresh._reseal('token_refresh.credential', id::text, 'access_token', access_token),
-    refresh_token = token_refresh._reseal('token_refresh.credential', id::text, 'refresh_token', refresh_token)
+UPDATE token_refresh.credential SET refresh_token = token_refresh._seal('token_refresh.credential', id::text, 'refresh_token', $refresh_token)
     WHERE subject = 'resealed';
 COMMIT;
 END

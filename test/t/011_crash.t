@@ -121,13 +121,63 @@ subtest 'a strict provider, nothing in flight' => sub {
     store_credential($node, 'calm', $server->expired_grants('calm', n => 50));
     poll_until($node, 'SELECT min(refresh_count) = 1 FROM token_refresh.token_status', 'all are refreshed once');
 
-    $node->restart('fast');
+    $node->restart;
     all_refresh_again('calm', 50, 'after a restart');
     kill_refresher();
     all_refresh_again('calm', 50, 'after kill -9 of the refresher');
     $node->stop('immediate');
     $node->start;
     all_refresh_again('calm', 50, 'after an immediate shutdown');
+};
+
+subtest 'a note stays in the journal until its answer is settled' => sub {
+    add_provider('noted');
+    my $begin = sub {
+        my ($subject) = @_;
+        $server->control('noted', hold => 'after');
+        store_credential($node, 'noted', my ($grant) = $server->expired_grants('noted', subjects => [$subject]));
+        $server->wait('noted', held => 1);
+        return $grant->{refresh_token};
+    };
+
+    # Sealed anew meanwhile, so that the first attempt to save does not match.
+    $node->safe_psql('postgres', <<'END');
+CREATE TABLE finished (refreshed bigint);
+CREATE FUNCTION note_finished() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.finished SELECT max(s.refresh_count) FROM token_refresh.schedule s WHERE s.id = ANY (OLD.schedule_ids);
+    RETURN OLD;
+END $$;
+CREATE TRIGGER note_finished BEFORE DELETE ON token_refresh.in_flight FOR EACH ROW EXECUTE FUNCTION note_finished();
+END
+    my $refresh_token = literal($begin->('resealed'));
+    $node->safe_psql('postgres', <<"END");
+BEGIN;
+SELECT token_refresh._own_writes(true);
+UPDATE token_refresh.credential SET refresh_token = token_refresh._seal('token_refresh.credential', id::text, 'refresh_token', $refresh_token)
+    WHERE subject = 'resealed';
+COMMIT;
+END
+    $server->release('noted');
+    poll_until($node, "SELECT refresh_count = 1 FROM token_refresh.token_status WHERE subject = 'resealed'", 'the answer is stored in the second attempt');
+    is($node->safe_psql('postgres', 'SELECT refreshed FROM finished'), '1', 'the note goes with it, not before');
+    $node->safe_psql('postgres', 'DROP TRIGGER note_finished ON token_refresh.in_flight; DROP FUNCTION note_finished; DROP TABLE finished');
+
+    # Other tokens were stored meanwhile, and the audit cannot be told yet.
+    $node->safe_psql('postgres', <<'END');
+CREATE FUNCTION reject() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+CREATE TRIGGER reject BEFORE INSERT ON token_refresh.audit_event FOR EACH ROW WHEN (NEW.event = 'superseded') EXECUTE FUNCTION reject();
+END
+    $begin->('replaced');
+    store_credential($node, 'noted', $server->grants('noted', subjects => ['replaced']));
+    my $offset = -s $node->logfile;
+    $server->release('noted');
+    $node->wait_for_log(qr/auditing superseded answers failed with SQLSTATE P0001/, $offset);
+    is($node->safe_psql('postgres', 'SELECT count(*) FROM token_refresh.in_flight'), '1', 'as long as the audit fails the note stays');
+    $node->safe_psql('postgres', 'DROP TRIGGER reject ON token_refresh.audit_event; DROP FUNCTION reject');
+    poll_until($node, "SELECT count(*) = 1 FROM token_refresh.audit_event WHERE subject = 'replaced' AND event = 'superseded'", 'then the audit tells');
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.in_flight', 'and the note goes');
+    $node->safe_psql('postgres', "DELETE FROM token_refresh.credential WHERE provider = 'noted'");
 };
 
 subtest 'pg_terminate_backend of the refresher' => sub {

@@ -100,6 +100,24 @@ subtest 'restored while refreshing is not paused' => sub {
     $new->safe_psql('postgres', 'DROP DATABASE restored_unpaused');
 };
 
+# A big table takes its time: a row may be planned long before it is committed.
+subtest 'restored by a transaction that lasts' => sub {
+    $new->safe_psql('postgres', 'CREATE DATABASE restored_slowly');
+    $new->safe_psql('restored_slowly', 'CREATE EXTENSION token_refresh');
+    ok($new->poll_query_until('restored_slowly', q{SELECT token_refresh.status() ->> 'running'}, 'true'), 'the refresher runs');
+    my $options = json({ token_endpoint => $server->token_endpoint('acme') });
+    $new->safe_psql('restored_slowly', "SELECT token_refresh.create_provider('acme', 'test-client', 'obviously-fake-secret', '$options')");
+    $new->safe_psql('restored_slowly', <<'END');
+BEGIN;
+INSERT INTO token_refresh.credential (provider, subject, access_token, refresh_token, issued_at, expires_at) VALUES ('acme', 'slow', 'x', 'x', '2020-01-01', '2020-01-02');
+UPDATE token_refresh.schedule SET due_at = now() - interval '10 minutes';
+COMMIT;
+END
+    ok($new->poll_query_until('restored_slowly', q{SELECT due_at > now() + interval '30 seconds' FROM token_refresh.schedule}), 'it is not due before a minute after its COMMIT');
+    is($new->safe_psql('restored_slowly', q{SELECT status, failure IS NULL FROM token_refresh.schedule}), 'connected|t', 'nothing was tried');
+    $new->safe_psql('postgres', 'DROP DATABASE restored_slowly');
+};
+
 subtest 'refreshing goes on' => sub {
     # Both databases hold the same grants: only one may use them.
     $new->safe_psql('postgres', 'DROP DATABASE restored_custom');

@@ -49,6 +49,59 @@ subtest 'sweep_interval' => sub {
     $node->reload;
 };
 
+# Once more, from the last sweep on.
+sub sweep_soon
+{
+    $node->append_conf('postgresql.conf', "token_refresh.sweep_interval = '10s'");
+    $node->reload;
+    return;
+}
+
+subtest 'a sweep and single bad rows' => sub {
+    $node->safe_psql('postgres', 'SELECT token_refresh.pause()');
+    create_provider($node, 'broken', token_endpoint => $server->token_endpoint('broken'));
+    store_credential($node, 'lost', map { { subject => "sweep$_", access_token => 'fake', refresh_token => "fake$_", expires_in => 3600 } } 1 .. 3);
+    store_credential($node, 'broken', { subject => 'broken', access_token => 'fake', refresh_token => 'fake', expires_in => 3600 });
+    my $session = background_session($node);
+    $session->query("BEGIN; SELECT FROM token_refresh.schedule WHERE row_key = (SELECT id::text FROM token_refresh.credential WHERE subject = 'sweep1') FOR UPDATE");
+    my $offset = -s $node->logfile;
+    # All of these are written behind the back of the triggers, those in front of the others are bad.
+    $node->safe_psql('postgres', <<'END');
+SET session_replication_role = replica;
+INSERT INTO token_refresh.credential (id, provider, subject, access_token, refresh_token, expires_at) VALUES (-3, 'nowhere', 'nowhere', '', 'x', now());
+UPDATE token_refresh.credential SET id = -2 WHERE subject = 'broken';
+UPDATE token_refresh.credential SET expires_at = '2040-01-01' WHERE subject LIKE 'sweep%';
+UPDATE token_refresh.provider SET effective_options = '{"refresh_margin": "broken"}' WHERE name = 'broken';
+END
+    sweep_soon();
+    my $expiry = "SELECT string_agg(to_char(s.expires_at, 'YYYY'), ' ' ORDER BY c.subject) FROM token_refresh.schedule s JOIN token_refresh.credential c ON c.id::text = s.row_key WHERE c.subject LIKE 'sweep%'";
+    my $this_year = $node->safe_psql('postgres', "SELECT to_char(now() + interval '1 hour', 'YYYY')");
+    poll_until($node, $expiry, 'does not end at a row that does not let itself be planned, nor at one that is locked', "$this_year 2040 2040");
+    is(join('|', map { $_ // '' } @{ status_of($node, 'nowhere', 'nowhere') }{qw(status last_error)}), 'error|client_config: there is no provider "nowhere"', 'a provider that does not exist is said');
+    like(read_log($node, $offset), qr/planning a row failed with SQLSTATE/, 'a row that cannot be planned is in the log');
+    $session->query('COMMIT');
+    $session->quit;
+    poll_until($node, $expiry, 'what was locked is looked at again', '2040 2040 2040');
+    $node->safe_psql('postgres', q{SET session_replication_role = replica; DELETE FROM token_refresh.credential WHERE provider <> 'lost'; RESET session_replication_role; SELECT token_refresh.drop_provider('broken'), token_refresh.resume()});
+};
+
+# A dump may bring what is parked before the rows that it belongs to.
+subtest 'what is parked for an empty table' => sub {
+    $node->safe_psql('postgres', 'DELETE FROM token_refresh.credential');
+    $node->safe_psql('postgres', q{INSERT INTO token_refresh.parked_result (token_table, row_key, replaces_refresh_token, access_token, token_type, issued_at, reason, parked_at) VALUES (1, '77', 'x', 'x', 'Bearer', '2020-01-01', 'restored', '2020-01-01')});
+    my $sweep = sub {
+        $node->safe_psql('postgres', q{INSERT INTO token_refresh.schedule (token_table, row_key, provider) VALUES (1, '-1', 0)});
+        $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM token_refresh.schedule WHERE row_key = '-1'}) or die 'no sweep';
+    };
+    # The second begins when the first is over.
+    $sweep->() for 1 .. 2;
+    is($node->safe_psql('postgres', 'SELECT count(*) FROM token_refresh.parked_result'), '1', 'stays');
+    $node->safe_psql('postgres', q{SELECT token_refresh.store_credential('lost', 'another', '{"access_token": "fake"}')});
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.parked_result', 'once the table has other rows it goes');
+    $node->append_conf('postgresql.conf', "token_refresh.sweep_interval = '600s'");
+    $node->reload;
+};
+
 sub batch
 {
     my ($provider, $within) = @_;

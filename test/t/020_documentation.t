@@ -1,4 +1,4 @@
-# Every SQL snippet of the README runs, in the order in which a reader meets it.
+# Every SQL snippet of the README, and then of docs/attached-tables.md, runs, in the order in which a reader meets it.
 use strict;
 use warnings;
 
@@ -11,26 +11,50 @@ use TokenRefreshTest;
 
 my $server = start_token_server();
 my $node   = new_node('main', -extension => 0);
-my ($grant) = $server->grants('acme', n => 1, prefix => 'alice');
-
-my $readme = slurp_file(dirname(__FILE__) . '/../../README.md');
-my @snippets = $readme =~ /^```sql\n(.*?)^```/msg;
-cmp_ok(scalar @snippets, '>=', 7, 'the README has its SQL snippets');
+my ($grant, $bobs, $of_7, $of_8) = $server->grants('acme', subjects => [qw(alice bob seven eight)]);
 
 my %real = (
     'https://auth.example.com/token' => $server->token_endpoint('acme'),
     'first-access-token'             => $grant->{access_token},
-    'first-refresh-token'            => $grant->{refresh_token});
+    'first-refresh-token'            => $grant->{refresh_token},
+    'bobs-access-token'              => $bobs->{access_token},
+    'bobs-refresh-token'             => $bobs->{refresh_token},
+    'access-token-of-7'              => $of_7->{access_token},
+    'refresh-token-of-7'             => $of_7->{refresh_token},
+    'access-token-of-8'              => $of_8->{access_token},
+    'refresh-token-of-8'             => $of_8->{refresh_token});
 
-my $number = 0;
-for my $snippet (@snippets)
+# Rows of attached tables that are shown expire in two minutes, so they are due at once.
+sub await_refreshed
 {
-    $number++;
-    $snippet =~ s/\Q$_\E/$real{$_}/g for keys %real;
-    my ($title) = grep { !/^--/ } split /\n/, $snippet;
-    my ($status, $output, $errors) = $node->psql('postgres', $snippet, on_error_stop => 1);
-    is($status, 0, "snippet $number runs: $title") or diag($errors);
+    my ($what) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    return poll_until($node, q{SELECT count(DISTINCT s.token_table) = (SELECT count(*) - 1 FROM token_refresh.token_table)
+        AND min(s.expires_at) > now() + interval '10 minutes'
+        FROM token_refresh.token_status s WHERE s.token_table <> 'token_refresh.credential'::regclass}, $what);
 }
+
+# Runs the snippets of a file with real tokens in place of those that are shown.
+sub run_snippets
+{
+    my ($file, $least) = @_;
+    local $Test::Builder::Level = $Test::Builder::Level + 1;
+    my @snippets = slurp_file(dirname(__FILE__) . "/../../$file") =~ /^```sql\n(.*?)^```/msg;
+    cmp_ok(scalar @snippets, '>=', $least, "$file has its SQL snippets");
+    my $number = 0;
+    for my $snippet (@snippets)
+    {
+        $number++;
+        $snippet =~ s/\Q$_\E/$real{$_}/g for keys %real;
+        my ($title) = grep { !/^--/ } split /\n/, $snippet;
+        my ($status, $output, $errors) = $node->psql('postgres', $snippet, on_error_stop => 1);
+        is($status, 0, "$file, snippet $number runs: $title") or diag($errors);
+        await_refreshed("its rows are refreshed in place") if $snippet =~ /\battach_table\('/;
+    }
+    return;
+}
+
+run_snippets('README.md', 8);
 
 is(access_token($node, 'acme', 'alice') eq $grant->{access_token} ? 'old' : 'new',
     'new', 'refresh_credential() of the README has refreshed the token');
@@ -40,5 +64,12 @@ like($node->safe_psql('postgres', "SET ROLE app; SET app.subject = 'alice'; SELE
     qr/^at_/, 'the role of the README reads the token of its user');
 is($node->safe_psql('postgres', "SET ROLE app; SET app.subject = 'bob'; SELECT token_refresh.get_access_token('acme', 'alice') IS NULL"),
     't', 'and of nobody else');
+
+run_snippets('docs/attached-tables.md', 5);
+is($server->stats('acme')->{per_subject}{seven}{requests}, 1, 'asking for a token that is valid costs no request');
+is($server->stats('acme')->{per_subject}{eight}{requests}, 2, 'refresh_row() makes one');
+is($node->safe_psql('postgres', q{SELECT string_agg(state, ',') FROM connection WHERE expires_at > now() AT TIME ZONE 'UTC' + interval '10 minutes'}),
+    'active,active', 'the tokens are in the table, which knows its own words for the status');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM token_refresh.token_table WHERE relation = 'connection'::regclass}), '0', 'it is detached');
 
 done_testing();

@@ -138,6 +138,23 @@ TEST_F(RefresherStoreTest, ManyUnsavedAnswersStopNewRequests) {
   EXPECT_EQ(engine->counters().refreshed, 150u);
 }
 
+// Somebody holds rows of the first provider locked while it fails.
+TEST_F(RefresherStoreTest, UnsavedFailuresStopNoOtherProvider) {
+  SetProvider(2);
+  AddRows(1, 130);
+  for (int64_t id = 1; id <= 130; id++) Row(id).fail_saves = 1000;
+  Configure(150, 1000);
+  Turn();
+  for (int64_t id = 1; id <= 130; id++) ASSERT_TRUE(transport.Answer(FirstToken(id), Down()));
+  Turn();
+  EXPECT_EQ(engine->unfinished(), 130u);
+  AddRows(1001, 20, 2);
+  engine->ScheduleChanged();
+  Run(kSecond);
+  EXPECT_TRUE(InFlight(1001));
+  EXPECT_TRUE(InFlight(1020));
+}
+
 TEST_F(RefresherStoreTest, StoreErrorsAreNotHammered) {
   AddRow(1);
   store.fail_lists = 5;

@@ -86,6 +86,14 @@ TEST(TolerantJsonTest, OfADocumentThatBreaksOffTheCompleteMembersCount) {
   }
 }
 
+TEST(TolerantJsonTest, ANumberThatADocumentBreaksOffInIsNotComplete) {
+  EXPECT_EQ(Read(R"({"a":"x","n":36)"), R"({"a":"x"} ...)");
+  EXPECT_EQ(Read(R"({"a":"x","n":3600,"b":-1.5)"), R"({"a":"x","n":3600} ...)");
+  EXPECT_EQ(Read(R"({"n":36)"), "{} ...");
+  EXPECT_EQ(Read(R"({"a":"x","n":36 )"), R"({"a":"x","n":36} ...)");
+  EXPECT_EQ(Read(R"({"a":"x","n":true)"), R"({"a":"x","n":true} ...)");
+}
+
 // A text may have ended at a quotation mark that belongs to it.
 TEST(TolerantJsonTest, OfADocumentThatMakesNoSenseTheLastMemberIsInDoubt) {
   EXPECT_EQ(Read(R"({"a":"x","b":"Joe "X" Doe","c":"z"})"), R"({"a":"x"} ...)");

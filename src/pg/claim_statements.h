@@ -1,0 +1,42 @@
+// The transaction that claims rows, in terms of the store's SQL. Called inside RunPostgres by
+// store_claim.cpp; may raise. Results are plain data, palloc'd in the given context.
+#pragma once
+
+#include <optional>
+#include <span>
+
+#include "core/store.h"
+#include "pg/postgres_api.h"
+#include "pg/token_rows.h"
+
+namespace token_refresh {
+
+// One requested row, in plain memory.
+struct PlainClaim {
+  bool found, locked, parked, claimed;
+  int32_t provider, token_table, attempts;
+  char *row_key, *status;
+  bool due, expires, lost_response, refreshed_before;
+  TimestampTz due_at, expires_at, last_refreshed_at;
+  int64_t generation;
+  TokenRow token;
+  Micros refresh_margin;  // of its token table; 0: none
+};
+
+// Why the row is not to be refreshed now; nothing: it is.
+std::optional<Refusal> JudgeClaim(Micros now, const ClaimRequest& request, const PlainClaim& row);
+
+// Fills rows, which are zeroed, as long as requests and live in context; notes those that are claimed as in
+// flight, and puts out of the way what never can be refreshed, or not as it is. Returns the id of the note;
+// 0: nothing was claimed.
+int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, MemoryContext context, PlainClaim* rows);
+
+// Notes that these are about to be asked for.
+int64_t InsertNote(const int64_t* schedule_ids, int count);
+// Only these are, after all. None: the note is deleted.
+void NarrowNote(int64_t note, const int64_t* schedule_ids, int count);
+
+// Says in the status of these rows why they cannot be refreshed, and has them tried again in a while.
+void NoteUnreadable(const int64_t* schedule_ids, const int64_t* generations, const char* const* messages, int count);
+
+}  // namespace token_refresh

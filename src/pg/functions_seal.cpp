@@ -1,0 +1,97 @@
+// SQL function seal_token: what an application writes into a table that is attached with the
+// cipher "native". The refresher and get_access_token_from open it; nobody else can.
+#include "core/sealed_box.h"
+#include "pg/boundary.h"
+#include "pg/keys.h"
+#include "pg/read_attached.h"
+#include "pg/table_scope.h"
+
+extern "C" {
+#include "lib/stringinfo.h"
+
+PG_FUNCTION_INFO_V1(token_refresh_seal_token);
+}
+
+namespace token_refresh {
+
+namespace {
+
+constexpr const char* kArguments[] = {"table_name", "row_key", "column_name", "token"};
+
+// The same row has the same text, however the caller writes its key.
+const char* CanonicalKeySql(const TokenTable& table) {
+  if (table.key_count == 1) return psprintf("SELECT $1::%s::text", table.keys[0].type);
+  StringInfoData sql;
+  initStringInfo(&sql);
+  for (int i = 0; i < table.key_count; i++)
+    appendStringInfo(&sql, "%s($1::jsonb ->> %d)::%s::text", i == 0 ? "SELECT jsonb_build_array(" : ", ", i,
+                     table.keys[i].type);
+  appendStringInfoString(&sql, ")::text");
+  return sql.data;
+}
+
+char* CanonicalKey(const TokenTable& table, text* row_key) {
+  MemoryContext context = CurrentMemoryContext;
+  const int nest_level = NewGUCNestLevel();
+  FixKeyText();
+  if (SPI_connect() != SPI_OK_CONNECT) elog(ERROR, "token_refresh: SPI_connect failed");
+  Oid types[] = {TEXTOID};
+  Datum values[] = {PointerGetDatum(row_key)};
+  if (SPI_execute_with_args(CanonicalKeySql(table), 1, types, values, nullptr, true, 1) != SPI_OK_SELECT)
+    elog(ERROR, "token_refresh: reading a row key failed");
+  char* text_here = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+  char* key = text_here == nullptr ? nullptr : MemoryContextStrdup(context, text_here);
+  SPI_finish();
+  AtEOXact_GUC(false, nest_level);
+  if (key == nullptr)
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"row_key\" names no row"),
+                    errhint("The key of several columns is a JSON array of their texts.")));
+  return key;
+}
+
+// The word that the ciphertext is bound to.
+const char* WordOfColumn(const TokenTable& table, const char* column) {
+  for (TokenColumn word : {kColumnAccessToken, kColumnRefreshToken})
+    if (strcmp(table.columns[word].name, column) == 0) return word == kColumnAccessToken ? "access_token" : "refresh_token";
+  ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                  errmsg("column \"%s\" of table %s holds no token", column, table.quoted_name)));
+  pg_unreachable();
+}
+
+// Whoever may write the column may seal for it.
+void RequireWriter(const TokenTable& table, const char* column) {
+  AttrNumber number = get_attnum(table.relation, column);
+  if (pg_class_aclcheck(table.relation, GetUserId(), ACL_INSERT | ACL_UPDATE) == ACLCHECK_OK) return;
+  if (pg_attribute_aclcheck(table.relation, number, GetUserId(), ACL_INSERT | ACL_UPDATE) == ACLCHECK_OK) return;
+  ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("permission denied for table %s", table.quoted_name),
+                  errhint("Sealing a token for a column takes the privilege to write it.")));
+}
+
+}  // namespace
+
+}  // namespace token_refresh
+
+extern "C" Datum token_refresh_seal_token(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  for (int i = 0; i < static_cast<int>(lengthof(kArguments)); i++)
+    if (PG_ARGISNULL(i))
+      ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"%s\" must not be null", kArguments[i])));
+  const TokenTable* table = RequireAttached(PG_GETARG_OID(0));
+  if (table->cipher != TableCipher::kNative)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                    errmsg("table %s is not attached with the cipher \"native\"", table->quoted_name)));
+  const char* column = text_to_cstring(PG_GETARG_TEXT_PP(2));
+  const char* word = WordOfColumn(*table, column);
+  RequireWriter(*table, column);
+  const char* key = CanonicalKey(*table, PG_GETARG_TEXT_PP(1));
+  text* token = PG_GETARG_TEXT_PP(3);
+  std::string_view secret(VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token));
+  bytea* sealed = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(secret.size())));
+  RunCpp([&]() -> Status {
+    token_refresh::Result<const KeyRing*> ring = LoadKeyRing();
+    if (!ring.ok()) return ring.error();
+    return SealInto(**ring, SealedPlace{table->place, key, word}, secret, VARDATA(sealed));
+  });
+  SET_VARSIZE(sealed, VARHDRSZ + SealedSize(secret.size()));
+  PG_RETURN_BYTEA_P(sealed);
+}
