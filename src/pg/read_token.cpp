@@ -17,6 +17,7 @@ namespace {
 constexpr int64_t kPatienceWhileAliveMs = 1000;
 
 constexpr const char* kGone = "disconnected";
+constexpr const char* kNotScheduled = "not scheduled yet; the refresher finds it with its next sweep";
 
 // One look at the credential and what belongs to it.
 struct Look {
@@ -304,7 +305,7 @@ void ObtainToken(const TokenRequestArgs& args, TokenAnswer* answer) {
   }
   ScheduleRow schedule;
   if (!LookUpSchedule(look, &schedule)) {
-    AnswerWithoutRefresh(args, look, nullptr, "not scheduled yet; the refresher finds it with its next sweep", answer);
+    AnswerWithoutRefresh(args, look, nullptr, kNotScheduled, answer);
     return;
   }
   if (AnswerAtOnce(args, look, schedule, answer)) return;
@@ -319,10 +320,15 @@ void RefreshNow(const TokenRequestArgs& args, RefreshAnswer* answer) {
   *answer = {};
   Look look;
   ScheduleRow schedule;
-  if (!LookUp(args, true, &look) || !LookUpSchedule(look, &schedule)) {
+  if (!LookUp(args, true, &look)) {
     RequireProvider(args);
     answer->failure = "reauth";
     answer->message = NothingStored(args);
+    return;
+  }
+  if (!LookUpSchedule(look, &schedule)) {
+    answer->failure = "transient";
+    answer->message = kNotScheduled;
     return;
   }
   if (IsDead(schedule) || !look.row.has_refresh_token) {

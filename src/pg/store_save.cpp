@@ -114,7 +114,7 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
   SetOwnWrites(0);
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteOutcomes(work); });
   if (failed) {
-    if (failed->sqlstate == ERRCODE_QUERY_CANCELED) Suspend(token_table, now);
+    if (failed->sqlstate == ERRCODE_QUERY_CANCELED) Suspend(token_table, FromTimestamp(GetCurrentTimestamp()));
     std::vector<size_t> current;
     for (size_t i : which)
       if (!outdated[i]) current.push_back(i);
@@ -126,6 +126,8 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
     *error = std::move(*failed);
     return false;
   }
+  // Only a write tells that the owner's triggers have come to their senses; a read does not run them.
+  if (!schedule_only) EndSuspension(token_table);
   std::vector<size_t> saved;
   for (size_t i : which) {
     (*verdicts)[i] = written[i] ? SaveVerdict::kSaved : SaveVerdict::kSuperseded;

@@ -8,6 +8,7 @@
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 #include "pg/store.h"
+#include "pg/table_suspension.h"
 #include "pg/table_sweep.h"
 
 namespace token_refresh {
@@ -102,8 +103,11 @@ bool PgStore::SweepStep(Micros now) {
   if (sweep_.stage == SweepStage::kIdle) return StartSweep(now);
   bool ended = false;
   auto error = SweepBatch(&ended);
+  // The table's own code has used up its time: another try would use up as much again.
+  const bool timed_out = error && error->sqlstate == ERRCODE_QUERY_CANCELED;
+  if (timed_out) Suspend(sweep_.table, FromTimestamp(GetCurrentTimestamp()));
   // A row that cannot be planned must not keep those behind it from being so.
-  const bool again = error && sweep_.stage == SweepStage::kReconcile && !sweep_.one_by_one;
+  const bool again = error && !timed_out && sweep_.stage == SweepStage::kReconcile && !sweep_.one_by_one;
   // What is not there any more has been detached meanwhile.
   if (error && !again && error->sqlstate != ERRCODE_UNDEFINED_OBJECT) Complain("reconciling the schedule", *error);
   sweep_.one_by_one = again;
@@ -178,6 +182,10 @@ bool PgStore::StartSweep(Micros now) {
   ListTables();
   for (SweptTable& table : swept_tables_) {
     if (SweepDueAt(table) > now) continue;
+    if (IsSuspended(table.id, now)) {
+      table.swept_at = now;
+      continue;
+    }
     if (table.id == kBuiltInTokenTable) TrimAudit();
     sweep_ = SweepState{SweepStage::kReconcile, table.id, "", false, false, false};
     return true;

@@ -17,7 +17,8 @@ constexpr int kScheduleBatch = 1000;
 Statement read_known = {
     "SELECT k.n, s.expires_at, s.left_alone, s.provider, EXISTS (SELECT FROM token_refresh.parked_result p"
     "  WHERE p.token_table = s.token_table AND p.row_key = s.row_key),"
-    " s.generation, s.status IN ('needs_reauth', 'disconnected')"
+    " s.generation, s.status IN ('needs_reauth', 'disconnected'),"
+    " s.status = 'disconnected'"
     " FROM unnest($2, $3) AS k(n, key) JOIN token_refresh.schedule s ON s.token_table = $1 AND s.row_key = k.key",
     3,
     {INT4OID, INT4ARRAYOID, TEXTARRAYOID},
@@ -139,11 +140,14 @@ void FindNews(Batch* batch) {
     known->generation = DatumGetInt64(SPI_getbinval(tuple, desc, 6, &is_null));
     known->dead = DatumGetBool(SPI_getbinval(tuple, desc, 7, &is_null));
     const bool same_expiry = known->expires == row.expires &&
-                             (!row.expires || Abs(known->expires_at - row.expires_at) < kSameExpiry);
+                             (!row.expires || std::abs(known->expires_at - row.expires_at) < kSameExpiry);
     const bool left_alone = DatumGetBool(SPI_getbinval(tuple, desc, 3, &is_null));
     const bool provider_known = DatumGetInt32(SPI_getbinval(tuple, desc, 4, &is_null)) != kUnknownProvider;
     const bool parked = DatumGetBool(SPI_getbinval(tuple, desc, 5, &is_null));
-    batch->news[n] = !(parked || same_expiry) || left_alone != row.left_alone || !provider_known;
+    // Only the application says that it is over, or that it is not.
+    const bool disconnected = DatumGetBool(SPI_getbinval(tuple, desc, 8, &is_null));
+    batch->news[n] = !(parked || same_expiry) || left_alone != row.left_alone || !provider_known ||
+                     disconnected != (row.status == kDisconnected);
   }
 }
 

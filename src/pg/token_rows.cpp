@@ -75,10 +75,7 @@ bool TryRead(TokenTableStatements* statements, const char* const* row_keys, cons
   TokenTable* table = statements->table;
   TableError error = {};
   *one_by_one = false;
-  if (TryOnTable(*table, &error, [&] { Read(statements, row_keys, which, count, context, rows); })) {
-    EndSuspension(table->id);
-    return true;
-  }
+  if (TryOnTable(*table, &error, [&] { Read(statements, row_keys, which, count, context, rows); })) return true;
   if (error.sqlstate == ERRCODE_LOCK_NOT_AVAILABLE) {
     SetLocked(which, count, rows);
     return false;

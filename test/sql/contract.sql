@@ -38,7 +38,7 @@ SELECT p.oid::regprocedure AS not_pinned FROM pg_proc p
 WHERE p.pronamespace = 'token_refresh'::regnamespace AND p.prosecdef
   AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
 
--- Nothing is granted to PUBLIC: no row.
+-- Nothing is granted to PUBLIC but the trigger, which nobody can call.
 SELECT object FROM (
     SELECT oid::regprocedure::text, coalesce(proacl, acldefault('f', proowner)) FROM pg_proc WHERE pronamespace = 'token_refresh'::regnamespace
     UNION ALL
