@@ -169,6 +169,8 @@ void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const 
 }
 
 std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresError& error) const {
+  // It may come from a batch, and quote another row of it.
+  if (error.sqlstate == ERRCODE_QUERY_CANCELED) return "57014 the table's own triggers or functions took too long";
   std::vector<std::string_view> secrets = {outcome.claim.refresh_token.view()};
   if (outcome.tokens) secrets.push_back(outcome.tokens->access_token.view());
   secrets.push_back(outcome.NewRefreshToken().view());

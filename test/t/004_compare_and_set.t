@@ -248,13 +248,17 @@ subtest 'a provider that keeps its refresh tokens' => sub {
     $server->control('keeping', hold => 'after');
     store_credential($node, 'keeping', $grant);
     $server->wait('keeping', held => 1);
-    $node->safe_psql('postgres', <<'END');
+    my ($access_token, $refresh_token) = map { "'$_'" } @$grant{qw(access_token refresh_token)};
+    is($node->safe_psql('postgres', <<"END"), 't', 'another envelope');
 BEGIN;
+SELECT refresh_token AS before FROM token_refresh.credential WHERE subject = 'kept_resealed' \\gset
+\\o /dev/null
 SELECT token_refresh._own_writes(true);
+\\o
 UPDATE token_refresh.credential SET
-    access_token = token_refresh._reseal('token_refresh.credential', id::text, 'access_token', access_token),
-    refresh_token = token_refresh._reseal('token_refresh.credential', id::text, 'refresh_token', refresh_token)
-    WHERE subject = 'kept_resealed';
+    access_token = token_refresh._seal('token_refresh.credential', id::text, 'access_token', $access_token),
+    refresh_token = token_refresh._seal('token_refresh.credential', id::text, 'refresh_token', $refresh_token)
+    WHERE subject = 'kept_resealed' RETURNING refresh_token <> :'before';
 COMMIT;
 END
     $server->release('keeping');
