@@ -6,6 +6,19 @@
 -- Set it to try this out with another server; else the preset says where Google's is.
 \set token_endpoint ''
 \getenv token_endpoint GOOGLE_TOKEN_ENDPOINT
+\set check_interval '300 s'
+\getenv check_interval CHECK_INTERVAL
+\set refresh_before_expiry '10 minutes'
+\getenv refresh_before_expiry REFRESH_BEFORE_EXPIRY
+
+SELECT set_config('attach.missing', coalesce(string_agg(v.name, ', '), ''), false) AS missing
+FROM (VALUES ('GOOGLE_CLIENT_ID', :{?client_id}), ('GOOGLE_CLIENT_SECRET', :{?client_secret})) AS v (name, is_set)
+WHERE NOT v.is_set \gset
+DO $$ BEGIN
+    IF current_setting('attach.missing') <> '' THEN
+        RAISE EXCEPTION 'not set in the environment: %', current_setting('attach.missing');
+    END IF;
+END $$;
 
 BEGIN;
 -- The statement below has the client secret in it.
@@ -33,8 +46,8 @@ SELECT token_refresh.attach_table(kind.table_name, jsonb_build_object(
     'expires_at_column',    'expires_at',
     'cipher',               'aes-256-gcm-hex',
     'key',                  'mail',
-    'refresh_margin',       '10 minutes',
-    'poll_interval',        '300 s'))
+    'refresh_margin',       :'refresh_before_expiry',
+    'poll_interval',        :'check_interval'))
 FROM (VALUES ('public.booking_oauth_tokens'::regclass,  'booking'),
              ('public.stopsale_oauth_tokens'::regclass, 'stopsale')) AS kind (table_name, label);
 COMMIT;

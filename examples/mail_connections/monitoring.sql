@@ -11,13 +11,14 @@ WITH job AS (
     FROM job, jsonb_array_elements(job.status -> 'credentials') c
     GROUP BY c ->> 'label'
 ), interval_of AS (
-    SELECT max(extract(epoch FROM t.poll_interval))::integer AS check_seconds,
+    SELECT count(*) AS attached,
+           max(extract(epoch FROM t.poll_interval))::integer AS check_seconds,
            max(extract(epoch FROM t.refresh_margin))::integer / 60 AS margin_minutes
     FROM token_refresh.token_table t
     WHERE t.relation IN ('public.booking_oauth_tokens'::regclass, 'public.stopsale_oauth_tokens'::regclass)
 )
 SELECT json_build_object(
-    'running', (job.status -> 'running')::boolean AND NOT (job.status -> 'paused')::boolean,
+    'running', (job.status -> 'running')::boolean AND NOT (job.status -> 'paused')::boolean AND interval_of.attached = 2,
     'check_interval_seconds', interval_of.check_seconds,
     'refresh_before_expiry_minutes', interval_of.margin_minutes,
     'stats', json_build_object(

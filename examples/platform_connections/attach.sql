@@ -15,6 +15,17 @@
 \set google_endpoint ''
 \getenv google_endpoint GOOGLE_TOKEN_ENDPOINT
 
+SELECT set_config('attach.missing', coalesce(string_agg(v.name, ', '), ''), false) AS missing
+FROM (VALUES ('SPOTIFY_CLIENT_ID', :{?spotify_id}), ('SPOTIFY_CLIENT_SECRET', :{?spotify_secret}),
+             ('DISCORD_CLIENT_ID', :{?discord_id}), ('DISCORD_CLIENT_SECRET', :{?discord_secret}),
+             ('GOOGLE_CLIENT_ID', :{?google_id}), ('GOOGLE_CLIENT_SECRET', :{?google_secret})) AS v (name, is_set)
+WHERE NOT v.is_set \gset
+DO $$ BEGIN
+    IF current_setting('attach.missing') <> '' THEN
+        RAISE EXCEPTION 'not set in the environment: %', current_setting('attach.missing');
+    END IF;
+END $$;
+
 BEGIN;
 -- The statement below has the client secrets in it.
 SET LOCAL log_statement = 'none';
@@ -34,7 +45,7 @@ FROM (VALUES
 
 GRANT USAGE ON SCHEMA token_refresh TO platform;
 GRANT EXECUTE ON FUNCTION token_refresh.attach_table, token_refresh.detach_table, token_refresh.get_access_token_from,
-    token_refresh.refresh_row, token_refresh.status TO platform;
+    token_refresh.refresh_row, token_refresh.refresh_expiring_tokens, token_refresh.status TO platform;
 GRANT SELECT ON token_refresh.token_status TO platform;
 
 -- Only the owner of a table attaches it.

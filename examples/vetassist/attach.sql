@@ -7,6 +7,16 @@
 \set poll_interval '60 s'
 \getenv poll_interval POLL_INTERVAL
 
+SELECT set_config('attach.missing', coalesce(string_agg(v.name, ', '), ''), false) AS missing
+FROM (VALUES ('VA_TOKEN_ENDPOINT', :{?token_endpoint}), ('VA_CLIENT_ID', :{?client_id}),
+             ('VA_CLIENT_SECRET', :{?client_secret})) AS v (name, is_set)
+WHERE NOT v.is_set \gset
+DO $$ BEGIN
+    IF current_setting('attach.missing') <> '' THEN
+        RAISE EXCEPTION 'not set in the environment: %', current_setting('attach.missing');
+    END IF;
+END $$;
+
 BEGIN;
 -- The statement below has the client secret in it.
 SET LOCAL log_statement = 'none';

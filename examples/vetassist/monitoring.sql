@@ -18,3 +18,9 @@ SELECT s.subject AS user_id, s.last_error
 FROM token_refresh.token_status s
 WHERE s.token_table = 'public.vetassist_va_tokens'::regclass AND s.status = 'needs_reauth'
 ORDER BY s.subject;
+
+\echo == what cannot be refreshed for another reason
+SELECT s.subject AS user_id, s.last_error
+FROM token_refresh.token_status s
+WHERE s.token_table = 'public.vetassist_va_tokens'::regclass AND s.status = 'error'
+ORDER BY s.subject;

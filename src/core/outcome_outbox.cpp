@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <unordered_map>
 #include <utility>
 
 #include "core/refresh_policy.h"
@@ -26,14 +27,21 @@ void OutcomeOutbox::Flush(Store& store, Micros now, double jitter,
     told(batch[i], verdict);
     if (verdict == SaveVerdict::kNotStored) unsaved_.push_back(std::move(batch[i]));
   }
-  unsaved_tokens_ = static_cast<size_t>(
-      std::count_if(unsaved_.begin(), unsaved_.end(), [](const Outcome& outcome) { return outcome.HasNewTokens(); }));
+  unsaved_tokens_ = CountUnsavedTokens();
   if (unsaved_.empty()) {
     failures_ = 0;
   } else if (!had_unsaved) {
     failures_ = retrying ? failures_ + 1 : 1;
     retry_at_ = now + BackoffDelay(failures_, true, std::nullopt, jitter);
   }
+}
+
+size_t OutcomeOutbox::CountUnsavedTokens() const {
+  std::unordered_map<int32_t, size_t> of_table;
+  size_t count = 0;
+  for (const Outcome& outcome : unsaved_)
+    if (outcome.HasNewTokens() && of_table[outcome.claim.token_table]++ < kUnsavedOfTable) count++;
+  return count;
 }
 
 std::optional<Micros> OutcomeOutbox::RetryAt() const {

@@ -21,13 +21,16 @@ class OutcomeOutbox {
   void Flush(Store& store, Micros now, double jitter, const std::function<void(const Outcome&, SaveVerdict)>& told);
 
   bool has_fresh() const { return !fresh_.empty(); }
-  // Of those that could not be stored, the ones that hold new tokens: a crash would lose them.
+  // Of those that could not be stored, the ones that hold new tokens: a crash would lose them. Of one token table at
+  // most kUnsavedOfTable count, since what is wrong with one is no reason to leave the others alone.
   size_t unsaved_tokens() const { return unsaved_tokens_; }
   size_t size() const { return fresh_.size() + unsaved_.size(); }
   // When to try the unsaved ones again; nothing: there are none.
   std::optional<Micros> RetryAt() const;
 
  private:
+  size_t CountUnsavedTokens() const;
+
   std::vector<Outcome> fresh_;
   std::vector<Outcome> unsaved_;
   size_t unsaved_tokens_ = 0;

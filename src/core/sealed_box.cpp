@@ -10,7 +10,7 @@
 namespace token_refresh {
 namespace {
 
-constexpr char kVersion = 1;
+constexpr char kVersion = kEnvelopeVersion;
 constexpr size_t kHeaderBytes = 1 + kKeyIdBytes;  // version and key id, which are authenticated too
 constexpr size_t kPrefixBytes = kHeaderBytes + kNonceBytes;
 constexpr size_t kMaxPlaceBytes = 1024 * 1024;  // of one part: far beyond any row key

@@ -31,6 +31,7 @@ struct SealedPlace {
   std::string_view column;  // "refresh_token"
 };
 
+constexpr int kEnvelopeVersion = 1;
 constexpr size_t kEnvelopeOverhead = 1 + kKeyIdBytes + 24 + 16;
 constexpr size_t kMaxSecretBytes = 16 * 1024 * 1024;
 

@@ -123,6 +123,10 @@ enum class SaveVerdict {
   kNotStored,   // nothing could be written; the engine keeps the outcome and tries again
 };
 
+// So many tokens of one table may wait in the engine for the store to take them; then the store refuses to claim more
+// of that table (kLocked).
+constexpr size_t kUnsavedOfTable = 50;
+
 class Store {
  public:
   virtual ~Store() = default;

@@ -12,9 +12,9 @@ extern "C" {
 #include "catalog/catalog.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "nodes/parsenodes.h"
 #include "parser/parse_func.h"
-#include "parser/parser.h"
 #include "nodes/value.h"
 #include "pgtime.h"
 }
@@ -114,13 +114,24 @@ void CheckTokenTypes(Oid relation, const AttachPlan& plan, Problems* problems) {
     AddProblem(problems, "option \"cipher\": \"%s\" needs token columns of type text", plan.cipher);
 }
 
-bool IsKey(Relation relation, Relation index) {
+// What a refresh writes does not identify a row; and nobody is to see a token as a key.
+bool IsWritten(const AttachPlan& plan, const char* column) {
+  for (const ColumnRule& rule : kRules) {
+    const char* name = rule.written ? ColumnOf(plan, rule.word) : nullptr;
+    if (name != nullptr && strcmp(name, column) == 0) return true;
+  }
+  return false;
+}
+
+bool IsKey(const AttachPlan& plan, Relation relation, Relation index) {
   Form_pg_index form = index->rd_index;
   if (!form->indisunique || !form->indimmediate || !form->indisvalid) return false;
   if (RelationGetIndexExpressions(index) != NIL || RelationGetIndexPredicate(index) != NIL) return false;
   for (int i = 0; i < form->indnkeyatts; i++) {
     AttrNumber number = form->indkey.values[i];
-    if (number <= 0 || !TupleDescAttr(RelationGetDescr(relation), number - 1)->attnotnull) return false;
+    if (number <= 0) return false;
+    const Form_pg_attribute column = TupleDescAttr(RelationGetDescr(relation), number - 1);
+    if (!column->attnotnull || IsWritten(plan, NameStr(column->attname))) return false;
   }
   return true;
 }
@@ -135,14 +146,14 @@ ArrayType* IndexColumns(Relation relation, Relation index) {
   return construct_array(names, count, TEXTOID, -1, false, TYPALIGN_INT);
 }
 
-// The columns of the primary key, else of a unique index on columns that are never null.
-ArrayType* FindKey(Oid relation_id) {
+// The columns of the primary key, else of a unique index on columns that are never null. Null: there is none.
+ArrayType* FindKey(Oid relation_id, const AttachPlan& plan) {
   Relation relation = relation_open(relation_id, AccessShareLock);
   ArrayType* key = nullptr;
   ListCell* cell;
   foreach (cell, RelationGetIndexList(relation)) {
     Relation index = index_open(lfirst_oid(cell), AccessShareLock);
-    if (IsKey(relation, index) && (key == nullptr || index->rd_index->indisprimary)) key = IndexColumns(relation, index);
+    if (IsKey(plan, relation, index) && (key == nullptr || index->rd_index->indisprimary)) key = IndexColumns(relation, index);
     index_close(index, AccessShareLock);
   }
   relation_close(relation, AccessShareLock);
@@ -232,46 +243,6 @@ void CheckKey(const AttachPlan& plan, Problems* problems) {
                GetUserNameFromId(GetUserId(), false), plan.cipher_key);
 }
 
-bool IsOneExpression(List* statements) {
-  if (list_length(statements) != 1) return false;
-  Node* node = linitial_node(RawStmt, statements)->stmt;
-  if (!IsA(node, SelectStmt)) return false;
-  SelectStmt* select = castNode(SelectStmt, node);
-  return select->op == SETOP_NONE && list_length(select->targetList) == 1 && select->distinctClause == NIL &&
-         select->intoClause == nullptr && select->fromClause == NIL && select->whereClause == nullptr &&
-         select->groupClause == NIL && select->havingClause == nullptr && select->windowClause == NIL &&
-         select->valuesLists == NIL && select->sortClause == NIL && select->limitOffset == nullptr &&
-         select->limitCount == nullptr && select->lockingClause == NIL && select->withClause == nullptr &&
-         linitial_node(ResTarget, select->targetList)->name == nullptr;
-}
-
-// False, with the problem noted, when sql is not one SELECT of one expression and nothing else.
-bool CheckExpression(const char* sql, Problems* problems) {
-  MemoryContext context = CurrentMemoryContext;
-  volatile bool one = false, failed = false;
-  PG_TRY();
-  { one = IsOneExpression(raw_parser(sql, RAW_PARSE_DEFAULT)); }
-  PG_CATCH();
-  {
-    MemoryContextSwitchTo(context);
-    ErrorData* error = CopyErrorData();
-    if (error->sqlerrcode != ERRCODE_SYNTAX_ERROR) PG_RE_THROW();
-    FlushErrorState();
-    AddProblem(problems, "option \"filter\": %s", error->message);
-    failed = true;
-  }
-  PG_END_TRY();
-  if (!one && !failed) AddProblem(problems, "option \"filter\" must be one SQL condition and nothing else");
-  return one;
-}
-
-// What it means is found out by trying it. Neither does it rely on parentheses round it, nor does it close them.
-void CheckFilterSyntax(const AttachPlan& plan, Problems* problems) {
-  if (plan.filter == nullptr) return;
-  if (CheckExpression(psprintf("SELECT %s\n", plan.filter), problems))
-    CheckExpression(psprintf("SELECT (%s\n)", plan.filter), problems);
-}
-
 void RequireKind(Oid relation, const char* name) {
   const char* reason = nullptr;
   switch (get_rel_relkind(relation)) {
@@ -289,6 +260,9 @@ void RequireKind(Oid relation, const char* name) {
       reason = "It is not a table.";
   }
   if (reason == nullptr && get_rel_relispartition(relation)) reason = "Attach the partitioned table, not a partition.";
+  if (reason == nullptr && get_rel_relkind(relation) == RELKIND_RELATION &&
+      find_inheritance_children(relation, AccessShareLock) != NIL)
+    reason = "Tables inherit from it, which neither its key nor a trigger on it covers. Attach each of them.";
   if (reason == nullptr && get_rel_persistence(relation) == RELPERSISTENCE_TEMP)
     reason = "A temporary table is seen by its own session only.";
   if (reason == nullptr && IsCatalogRelationOid(relation)) reason = "It is a catalog of the system.";
@@ -301,13 +275,17 @@ void RequireKind(Oid relation, const char* name) {
 
 }  // namespace
 
-void RequireAttachable(Oid relation) {
+void RequireOwned(Oid relation) {
   const char* name = get_rel_name(relation);
   if (name == nullptr)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("relation with OID %u does not exist", relation)));
   if (!OwnsRelation(relation, GetUserId()))
     ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("must be owner of table %s", name)));
-  RequireKind(relation, name);
+}
+
+void RequireAttachable(Oid relation) {
+  RequireOwned(relation);
+  RequireKind(relation, get_rel_name(relation));
 }
 
 void CheckPlan(Oid relation, AttachPlan* plan, Problems* problems) {
@@ -316,9 +294,11 @@ void CheckPlan(Oid relation, AttachPlan* plan, Problems* problems) {
     if (name != nullptr) CheckColumn(relation, rule, name, problems);
   }
   CheckTokenTypes(relation, *plan, problems);
-  plan->key_columns = FindKey(relation);
+  CheckWords(relation, *plan, problems);
+  plan->key_columns = FindKey(relation, *plan);
   if (plan->key_columns == nullptr)
-    AddProblem(problems, "the table has neither a primary key nor a unique index on columns that are NOT NULL");
+    AddProblem(problems, "the table has neither a primary key nor a unique index on columns that are NOT NULL and that a"
+               " refresh does not write");
   CheckProvider(*plan, problems);
   CheckTimeZone(*plan, problems);
   CheckKey(*plan, problems);

@@ -20,11 +20,34 @@ struct Sample {
   std::string_view stored;
 };
 
+// As token_status shows it; null: none.
+const char* TroubleOf(int32_t token_table) {
+  Oid types[] = {INT4OID};
+  Datum values[] = {Int32GetDatum(token_table)};
+  const char* sql = "SELECT trouble FROM token_refresh._token_table_trouble WHERE id = $1";
+  if (SPI_execute_with_args(sql, 1, types, values, nullptr, false, 1) != SPI_OK_SELECT || SPI_processed != 1)
+    elog(ERROR, "token_refresh: looking at the table failed");
+  return SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+}
+
 // A condition on one row: no aggregate, no window, no set.
 void RequireRowCondition(const TokenTable& table) {
   if (table.filter == nullptr) return;
   const char* sql = psprintf("SELECT FROM %s AS %s WHERE (%s\n) LIMIT 0", table.quoted_name, table.alias, table.filter);
   if (SPI_execute(sql, true, 0) != SPI_OK_SELECT) elog(ERROR, "token_refresh: trying the filter failed");
+}
+
+// An expiry in milliseconds would be some fifty thousand years ahead, and its row never due.
+void RequireSeconds(const TokenTable& table) {
+  const MappedColumn& expiry = table.columns[kColumnExpiresAt];
+  if (expiry.kind != ColumnKind::kEpoch) return;
+  const char* year_2200 = "7258118400";
+  const char* sql = psprintf("SELECT FROM (SELECT %s AS at FROM %s AS %s LIMIT %d) AS _s WHERE _s.at > %s LIMIT 1",
+                             expiry.reference, table.quoted_name, table.alias, kSamples, year_2200);
+  if (SPI_execute(sql, true, 0) != SPI_OK_SELECT) elog(ERROR, "token_refresh: looking at the expiries failed");
+  if (SPI_processed > 0)
+    ereport(ERROR, (errcode(ERRCODE_DATETIME_FIELD_OVERFLOW),
+                    errmsg("column %s looks like milliseconds; it must hold seconds since 1970", expiry.quoted)));
 }
 
 // The keys of rows that have a refresh token.
@@ -36,7 +59,8 @@ int ReadKeys(TokenTableStatements* statements, Sample* samples) {
     HeapTuple tuple = SPI_tuptable->vals[i];
     bool is_null;
     if (!DatumGetBool(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 5, &is_null))) continue;
-    samples[count++].row_key = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1);
+    char* row_key = SPI_getvalue(tuple, SPI_tuptable->tupdesc, 1);
+    if (row_key != nullptr) samples[count++].row_key = row_key;
   }
   return count;
 }
@@ -86,15 +110,16 @@ void TryCipher(TokenTableStatements* statements, Sample* samples, int count, Pro
 }  // namespace
 
 void TryTable(int32_t token_table, Problems* problems) {
+  const char* trouble = TroubleOf(token_table);
+  if (trouble != nullptr) return AddProblem(problems, "%s", trouble);
   TokenTable* table = GetTokenTable(token_table);
-  if (table->trouble != nullptr) {
-    AddProblem(problems, "%s", table->trouble);
-    return;
-  }
+  if (table->trouble != nullptr) return AddProblem(problems, "%s", table->trouble);
   TokenTableStatements* statements = StatementsFor(token_table);
   Sample samples[kSamples] = {};
   TableError error = {};
   volatile int count = 0;
+  if (!TryOnTable(*table, &error, [&] { RequireSeconds(*table); }))
+    AddProblem(problems, "option \"expires_at_column\": %s", error.message);
   if (!TryOnTable(*table, &error, [&] { count = ReadKeys(statements, samples); })) {
     AddProblem(problems, table->filter != nullptr ? "option \"filter\": %s" : "reading the table: %s", error.message);
     return;

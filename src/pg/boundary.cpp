@@ -29,6 +29,20 @@ void CopyText(char* to, size_t size, const char* from) {
   to[length] = '\0';
 }
 
+// What a procedural language raises has a domain of its own, also where code in it chooses the SQLSTATE.
+bool NamesObjectsOnly(const ErrorData& error) {
+  if (error.domain == nullptr || strncmp(error.domain, "postgres-", strlen("postgres-")) != 0) return false;
+  switch (ERRCODE_TO_CATEGORY(error.sqlerrcode)) {
+    case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+    case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+    case ERRCODE_INSUFFICIENT_RESOURCES:
+      return true;
+    default:
+      return error.sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE ||
+             error.sqlerrcode == ERRCODE_STRING_DATA_RIGHT_TRUNCATION;
+  }
+}
+
 }  // namespace
 
 void FillPlainError(PlainError& plain, const Error& error) noexcept {
@@ -84,12 +98,13 @@ void CommitWorkerTransaction() {
   pgstat_report_activity(STATE_IDLE, nullptr);
 }
 
-void AbortWorkerTransaction(int* sqlstate, char** message) {
+void AbortWorkerTransaction(int* sqlstate, char** message, bool* names_objects_only) {
   // The report goes to the caller, not to the log: it may quote the row that failed.
   MemoryContextSwitchTo(TopMemoryContext);
   ErrorData* error = CopyErrorData();
   FlushErrorState();
   *sqlstate = error->sqlerrcode;
+  *names_objects_only = NamesObjectsOnly(*error);
   *message = error->message != nullptr ? strdup(error->message) : nullptr;
   FreeErrorData(error);
   HOLD_INTERRUPTS();

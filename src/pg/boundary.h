@@ -64,6 +64,7 @@ void RunCpp(F&& f) {
 struct PostgresError {
   int sqlstate = 0;
   std::string message;
+  bool names_objects_only = false;  // message is PostgreSQL's own, of a kind that quotes no data
 };
 
 // A palloc'd copy, for C++ code inside RunCpp: throws when there is no memory, raises nothing.
@@ -78,7 +79,7 @@ void BeginWorkerTransaction(const char* activity);
 void CommitWorkerTransaction();
 // Copies the error away, aborts, and leaves the process fit for the next transaction.
 // The message is malloc'ed text owned by the caller.
-void AbortWorkerTransaction(int* sqlstate, char** message);
+void AbortWorkerTransaction(int* sqlstate, char** message, bool* names_objects_only);
 void FreeErrorMessage(char* message);
 
 // Runs f between StartTransactionCommand and CommitTransactionCommand, connected to SPI
@@ -88,6 +89,7 @@ std::optional<PostgresError> RunPostgres(const char* activity, F&& f) {
   volatile bool failed = false;
   int sqlstate = 0;
   char* message = nullptr;
+  bool names_objects_only = false;
   PG_TRY();
   {
     BeginWorkerTransaction(activity);
@@ -96,13 +98,14 @@ std::optional<PostgresError> RunPostgres(const char* activity, F&& f) {
   }
   PG_CATCH();
   {
-    AbortWorkerTransaction(&sqlstate, &message);
+    AbortWorkerTransaction(&sqlstate, &message, &names_objects_only);
     failed = true;
   }
   PG_END_TRY();
   if (!failed) return std::nullopt;
   PostgresError error;
   error.sqlstate = sqlstate;
+  error.names_objects_only = names_objects_only;
   if (message != nullptr) error.message = message;
   FreeErrorMessage(message);
   return error;

@@ -31,11 +31,11 @@ enum ScheduleColumn {
   kScheduleGeneration = 12,
 };
 enum ParkedColumn {
-  kParkedAccessToken = 4,
-  kParkedTokenType = 6,
-  kParkedScope = 7,
-  kParkedIssuedAt = 8,
-  kParkedExpiresAt = 9,
+  kParkedAccessToken = 5,
+  kParkedTokenType = 7,
+  kParkedScope = 8,
+  kParkedIssuedAt = 9,
+  kParkedExpiresAt = 10,
 };
 
 constexpr const char* kSelectCredential =
@@ -247,11 +247,10 @@ bool FetchScheduleById(int64_t id, Snapshot snapshot, ScheduleRow* row) {
                   [row](TupleTableSlot* slot) { ReadSchedule(slot, row); });
 }
 
-bool FetchParked(int32_t token_table, const char* row_key, Snapshot snapshot, ParkedRow* row) {
-  ScanKeyData keys[2];
-  EqualKey(&keys[0], 1, InvalidOid, F_INT4EQ, Int32GetDatum(token_table));
-  EqualKey(&keys[1], 2, C_COLLATION_OID, F_TEXTEQ, CStringGetTextDatum(row_key));
-  return FetchOne(ExtensionRelation("parked_result"), ExtensionRelation("parked_result_pkey"), keys, 2, snapshot,
+bool FetchParked(int64_t schedule_id, Snapshot snapshot, ParkedRow* row) {
+  ScanKeyData key;
+  EqualKey(&key, 1, InvalidOid, F_INT8EQ, Int64GetDatum(schedule_id));
+  return FetchOne(ExtensionRelation("parked_result"), ExtensionRelation("parked_result_pkey"), &key, 1, snapshot,
                   [row](TupleTableSlot* slot) {
                     row->access_token = CopyBytes(slot, kParkedAccessToken);
                     row->token_type = CopyText(slot, kParkedTokenType);

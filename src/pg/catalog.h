@@ -57,7 +57,7 @@ bool FetchSchedule(int32_t token_table, const char* row_key, Snapshot snapshot, 
 bool FetchScheduleById(int64_t id, Snapshot snapshot, ScheduleRow* row);
 
 struct ParkedRow {
-  bytea* access_token;  // sealed for kParkedPlace, row "<token_table>:<row_key>"; null: the stored one stays
+  bytea* access_token;  // sealed for kParkedPlace, row: the schedule id; null: the stored one stays
   char* token_type;
   char* scope;
   TimestampTz issued_at;
@@ -65,6 +65,6 @@ struct ParkedRow {
   TimestampTz expires_at;
 };
 
-bool FetchParked(int32_t token_table, const char* row_key, Snapshot snapshot, ParkedRow* row);
+bool FetchParked(int64_t schedule_id, Snapshot snapshot, ParkedRow* row);
 
 }  // namespace token_refresh

@@ -1,5 +1,7 @@
 #include "pg/claim_statements.h"
 
+#include <algorithm>
+
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 
@@ -17,9 +19,9 @@ Statement lock_demanded = {
 Statement read_schedule = {
     "SELECT r.n, s.provider, s.token_table, s.row_key, s.status, s.due_at, s.expires_at, s.attempts,"
     " s.lost_response, s.generation, s.last_refreshed_at,"
-    " EXISTS (SELECT FROM token_refresh.parked_result p"
-    "         WHERE p.token_table = s.token_table AND p.row_key = s.row_key)"
-    " FROM unnest($1) WITH ORDINALITY AS r(id, n) JOIN token_refresh.schedule s ON s.id = r.id",
+    " EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.schedule_id = s.id)"
+    " FROM unnest($1) WITH ORDINALITY AS r(id, n)"
+    " JOIN token_refresh.schedule s ON s.id = r.id AND s.row_key IS NOT NULL",
     1,
     {INT8ARRAYOID},
     nullptr};
@@ -46,13 +48,13 @@ Statement never_due = {
 // A ciphertext that does not open, or a table that has lost a column, is for a person to mend: said in the
 // status, tried again now and then.
 Statement mark_unreadable = {
-    "WITH free AS (SELECT s.id, k.message FROM token_refresh.schedule s"
-    "  JOIN unnest($1, $2, $3) AS k(id, generation, message)"
+    "WITH free AS (SELECT s.id, k.message, k.until FROM token_refresh.schedule s"
+    "  JOIN unnest($1, $2, $3, $4) AS k(id, generation, message, until)"
     "  ON s.id = k.id AND s.generation = k.generation FOR NO KEY UPDATE OF s SKIP LOCKED)"
     " UPDATE token_refresh.schedule s SET status = 'error', failure = 'client_config', message = free.message,"
-    " due_at = clock_timestamp() + interval '5 minutes' FROM free WHERE s.id = free.id",
-    3,
-    {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID},
+    " due_at = coalesce(free.until, clock_timestamp() + interval '5 minutes') FROM free WHERE s.id = free.id",
+    4,
+    {INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID},
     nullptr};
 
 char* GetText(HeapTuple tuple, TupleDesc desc, int column) {
@@ -149,20 +151,25 @@ void ReadSchedules(std::span<const ClaimRequest> requests, MemoryContext context
   MemoryContextSwitchTo(previous);
 }
 
-// Loads the token rows of one table for the requests that are still to be judged.
+// Loads the token rows of one table for the requests that are still to be judged. What belongs to no table is not found.
 void LoadTokenRows(int32_t token_table, const int* wanted, int count, MemoryContext context, PlainClaim* rows) {
-  TokenTable* table = GetTokenTable(token_table);
+  TokenTable* table = FindTokenTable(token_table);
+  if (table == nullptr) return;
   const char** keys = static_cast<const char**>(palloc(sizeof(char*) * count));
   TokenRow* tokens = static_cast<TokenRow*>(palloc0(sizeof(TokenRow) * count));
   for (int i = 0; i < count; i++) keys[i] = rows[wanted[i]].row_key;
   ReadTokenRows(table, keys, count, context, tokens);
+  // detach_table sees what has been noted, or nothing is claimed.
+  const bool held = HoldTokenTable(token_table);
   for (int i = 0; i < count; i++) {
     rows[wanted[i]].token = tokens[i];
+    if (!held) rows[wanted[i]].token.locked = true;
     rows[wanted[i]].refresh_margin = table->refresh_margin;
   }
 }
 
-void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, MemoryContext context, PlainClaim* rows) {
+void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, std::span<const int32_t> full,
+                      MemoryContext context, PlainClaim* rows) {
   int count = static_cast<int>(requests.size());
   bool* done = static_cast<bool*>(palloc0(sizeof(bool) * count));
   int* wanted = static_cast<int*>(palloc(sizeof(int) * count));
@@ -174,7 +181,10 @@ void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, Memory
       done[j] = true;
       wanted[n++] = j;
     }
-    LoadTokenRows(rows[i].token_table, wanted, n, context, rows);
+    if (std::find(full.begin(), full.end(), rows[i].token_table) == full.end())
+      LoadTokenRows(rows[i].token_table, wanted, n, context, rows);
+    else
+      for (int j = 0; j < n; j++) rows[wanted[j]].token.locked = true;
   }
 }
 
@@ -198,12 +208,14 @@ void NoteTroubles(std::span<const ClaimRequest> requests, const PlainClaim* rows
   int64_t* ids = static_cast<int64_t*>(palloc(sizeof(int64_t) * Max(count, 1)));
   int64_t* generations = static_cast<int64_t*>(palloc(sizeof(int64_t) * Max(count, 1)));
   const char** messages = static_cast<const char**>(palloc(sizeof(char*) * Max(count, 1)));
+  Micros* until = static_cast<Micros*>(palloc(sizeof(Micros) * Max(count, 1)));
   for (int i = 0; i < count; i++) {
     ids[i] = requests[which[i]].schedule_id;
     generations[i] = rows[which[i]].generation;
     messages[i] = rows[which[i]].token.trouble;
+    until[i] = rows[which[i]].token.trouble_until;
   }
-  NoteUnreadable(ids, generations, messages, count);
+  NoteUnreadable(ids, generations, messages, until, count);
 }
 
 // Notes what is about to be asked for, and puts out of the way what never can be, or not as it is.
@@ -252,18 +264,24 @@ void NarrowNote(int64_t note, const int64_t* schedule_ids, int count) {
   Execute(count > 0 ? &narrow_note : &delete_note, values, false);
 }
 
-void NoteUnreadable(const int64_t* schedule_ids, const int64_t* generations, const char* const* messages, int count) {
+void NoteUnreadable(const int64_t* schedule_ids, const int64_t* generations, const char* const* messages,
+                    const Micros* until, int count) {
   if (count == 0) return;
   Datum values[] = {MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(schedule_ids[i]); }),
                     MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(generations[i]); }),
-                    MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(messages[i]); })};
+                    MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(messages[i]); }),
+                    MakeArray(count, TIMESTAMPTZOID, [&](int i, bool* is_null) {
+                      *is_null = until[i] == 0;
+                      return TimestampTzGetDatum(ToTimestamp(until[i]));
+                    })};
   Execute(&mark_unreadable, values, false);
 }
 
-int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, MemoryContext context, PlainClaim* rows) {
+int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, std::span<const int32_t> full,
+                          MemoryContext context, PlainClaim* rows) {
   LockDemanded(requests, rows);
   ReadSchedules(requests, context, rows);
-  LoadAllTokenRows(now, requests, context, rows);
+  LoadAllTokenRows(now, requests, full, context, rows);
   return WriteJournal(now, requests, rows);
 }
 

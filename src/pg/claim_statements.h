@@ -28,8 +28,9 @@ std::optional<Refusal> JudgeClaim(Micros now, const ClaimRequest& request, const
 
 // Fills rows, which are zeroed, as long as requests and live in context; notes those that are claimed as in
 // flight, and puts out of the way what never can be refreshed, or not as it is. Returns the id of the note;
-// 0: nothing was claimed.
-int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, MemoryContext context, PlainClaim* rows);
+// 0: nothing was claimed. Of the tables in full nothing is.
+int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, std::span<const int32_t> full,
+                          MemoryContext context, PlainClaim* rows);
 
 // Notes that these are about to be asked for.
 int64_t InsertNote(const int64_t* schedule_ids, int count);
@@ -37,6 +38,7 @@ int64_t InsertNote(const int64_t* schedule_ids, int count);
 void NarrowNote(int64_t note, const int64_t* schedule_ids, int count);
 
 // Says in the status of these rows why they cannot be refreshed, and has them tried again in a while.
-void NoteUnreadable(const int64_t* schedule_ids, const int64_t* generations, const char* const* messages, int count);
+void NoteUnreadable(const int64_t* schedule_ids, const int64_t* generations, const char* const* messages,
+                    const Micros* until, int count);
 
 }  // namespace token_refresh

@@ -1,15 +1,20 @@
 #include "pg/feed.h"
 
 #include "pg/owner_scope.h"
+#include "pg/schedule_moves.h"
 #include "pg/schedule_plan.h"
 #include "pg/statements.h"
+#include "pg/table_key_sql.h"
 #include "pg/table_scope.h"
 #include "pg/table_sql.h"
+#include "pg/table_time.h"
 #include "pg/wakeup.h"
 
 extern "C" {
 #include "access/detoast.h"
 #include "catalog/partition.h"
+#include "mb/pg_wchar.h"
+#include "utils/datum.h"
 
 PG_FUNCTION_INFO_V1(token_refresh_feed_schedule);
 PG_FUNCTION_INFO_V1(token_refresh_own_writes);
@@ -19,15 +24,17 @@ namespace token_refresh {
 
 namespace {
 
-Statement delete_schedule = {"DELETE FROM token_refresh.schedule WHERE token_table = $1 AND row_key = $2", 2,
-                             {INT4OID, TEXTOID}, nullptr};
-Statement delete_parked = {"DELETE FROM token_refresh.parked_result WHERE token_table = $1 AND row_key = $2", 2,
-                           {INT4OID, TEXTOID}, nullptr};
 Statement resolve_parked = {
-    "UPDATE token_refresh.parked_result SET retry_at = now() WHERE token_table = $1 AND row_key = $2", 2,
+    "UPDATE token_refresh.parked_result p SET retry_at = now() FROM token_refresh.schedule s"
+    " WHERE s.token_table = $1 AND s.row_key = $2 AND p.schedule_id = s.id", 2,
     {INT4OID, TEXTOID}, nullptr};
 constexpr const char* kClearSchedule = "DELETE FROM token_refresh.schedule WHERE token_table = $1";
 constexpr const char* kClearParked = "DELETE FROM token_refresh.parked_result WHERE token_table = $1";
+
+// What of a row says when it falls due, and whose it is. The key comes in addition.
+constexpr TokenColumn kWatchedColumns[] = {
+    kColumnProvider, kColumnSubject,   kColumnLabel,            kColumnAccessToken, kColumnRefreshToken,
+    kColumnIssuedAt, kColumnExpiresAt, kColumnRefreshExpiresAt, kColumnStatus};
 
 int32_t own_writes = 0;
 bool own_writes_until_end = false;
@@ -35,11 +42,6 @@ bool own_writes_until_end = false;
 void EndOwnWrites(XactEvent event, void*) {
   if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
     own_writes_until_end = false;
-}
-
-uint64 ExecuteOnRow(Statement* statement, int32_t token_table, const char* row_key) {
-  Datum values[] = {Int32GetDatum(token_table), CStringGetTextDatum(row_key)};
-  return Execute(statement, values, false);
 }
 
 void ClearTable(int32_t token_table) {
@@ -67,14 +69,31 @@ bool ColumnTime(HeapTuple tuple, TupleDesc desc, const TokenTable& table, TokenC
   return ReadTime(table, column, value, is_null, time);
 }
 
+// Null: none that the schedule can hold. The row is left alone then, and the application goes on.
+char* KeyOf(HeapTuple tuple, TupleDesc desc, const TokenTable& table) {
+  char* row_key = RowKey(table, tuple, desc);
+  if (IsUsableKey(row_key)) return row_key;
+  if (row_key != nullptr)
+    ereport(WARNING, (errmsg("token_refresh leaves a row of table %s alone, as its key is longer than %zu bytes",
+                             table.quoted_name, kLongestRowKey)));
+  return nullptr;
+}
+
+// As much of it as the sweep would read.
+char* Cut(char* text) {
+  if (text != nullptr) text[pg_mbcharcliplen(text, static_cast<int>(strlen(text)), kMostCharacters)] = '\0';
+  return text;
+}
+
 void ReadPlannedRow(HeapTuple tuple, TupleDesc desc, const TokenTable& table, PlannedRow* row) {
   bool is_null;
   row->table = &table;
-  row->row_key = RowKey(table, tuple, desc);
+  row->row_key = KeyOf(tuple, desc, table);
   row->provider = Has(table, kColumnProvider) ? ColumnText(tuple, desc, table, kColumnProvider)
                                               : const_cast<char*>(table.provider);
-  row->subject = Has(table, kColumnSubject) ? ColumnText(tuple, desc, table, kColumnSubject) : row->row_key;
-  row->label = Has(table, kColumnLabel) ? ColumnText(tuple, desc, table, kColumnLabel) : const_cast<char*>(table.label);
+  row->subject = Has(table, kColumnSubject) ? Cut(ColumnText(tuple, desc, table, kColumnSubject)) : row->row_key;
+  row->label = Has(table, kColumnLabel) ? Cut(ColumnText(tuple, desc, table, kColumnLabel))
+                                        : const_cast<char*>(table.label != nullptr ? table.label : "");
   row->status = StatusOf(table, ColumnText(tuple, desc, table, kColumnStatus));
   Datum token = Column(tuple, desc, table, kColumnRefreshToken, &is_null);
   row->has_refresh_token = !is_null && toast_raw_datum_size(token) > VARHDRSZ;
@@ -101,7 +120,8 @@ bool SameText(HeapTuple a, HeapTuple b, TupleDesc desc, const TokenTable& table,
 // Whether the tokens stored now replace a parked result, or are the very ones that it has already
 // replaced, is for the refresher to find out: it can compare them.
 void ResolveParkedSoon(const PlannedRow& row) {
-  if (ExecuteOnRow(&resolve_parked, row.table->id, row.row_key) > 0) WakeRefresherAtCommit(GetCurrentTimestamp());
+  Datum values[] = {Int32GetDatum(row.table->id), CStringGetTextDatum(row.row_key)};
+  if (Execute(&resolve_parked, values, false) > 0) WakeRefresherAtCommit(GetCurrentTimestamp());
 }
 
 // A secret of one provider must not be sent to another.
@@ -121,11 +141,28 @@ void SetIssuedNow(PlannedRow* row) {
   row->issued_at = GetCurrentTimestamp();
 }
 
-void FeedInserted(TriggerData* trigger, const TokenTable& table) {
+TokenDigests DigestsOf(HeapTuple tuple, TupleDesc desc, const TokenTable& table) {
+  bool no_refresh, no_access;
+  Datum refresh = Column(tuple, desc, table, kColumnRefreshToken, &no_refresh);
+  Datum access = Column(tuple, desc, table, kColumnAccessToken, &no_access);
+  return {DigestOf(refresh, no_refresh), DigestOf(access, no_access)};
+}
+
+// It may be one that has just been deleted elsewhere.
+void FeedInserted(HeapTuple tuple, TupleDesc desc, const TokenTable& table) {
   PlannedRow row = {};
-  ReadPlannedRow(trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation), table, &row);
-  SetIssuedNow(&row);
-  PlanWrittenRow(row, {});
+  ReadPlannedRow(tuple, desc, table, &row);
+  if (row.row_key == nullptr) return;
+  const Heritage heritage = TakeOver(table.id, row.row_key, DigestsOf(tuple, desc, table));
+  const Unchanged unchanged = UnchangedAfter(heritage, table);
+  row.schedule_id = heritage.schedule_id;
+  if (!unchanged.tokens) SetIssuedNow(&row);
+  PlanWrittenRow(row, unchanged);
+}
+
+void FeedDeleted(HeapTuple tuple, TupleDesc desc, const TokenTable& table) {
+  const char* row_key = KeyOf(tuple, desc, table);
+  if (row_key != nullptr) LeaveBehind(table.id, row_key, DigestsOf(tuple, desc, table));
 }
 
 // A grant that is known to be dead stays so until it gets another refresh token, or the application says another
@@ -134,11 +171,13 @@ void FeedUpdated(TriggerData* trigger, const TokenTable& table) {
   HeapTuple before = trigger->tg_trigtuple;
   HeapTuple now = trigger->tg_newtuple;
   TupleDesc desc = RelationGetDescr(trigger->tg_relation);
+  const char* old_key = KeyOf(before, desc, table);
+  if (old_key == nullptr) return FeedInserted(now, desc, table);
   PlannedRow row = {};
   ReadPlannedRow(now, desc, table, &row);
+  if (row.row_key == nullptr) return FeedDeleted(before, desc, table);
   if (table.built_in) RefuseOtherProvider(trigger, table);
-  const char* old_key = RowKey(table, before, desc);
-  if (strcmp(old_key, row.row_key) != 0) ExecuteOnRow(&delete_schedule, table.id, old_key);
+  if (strcmp(old_key, row.row_key) != 0) MoveKey(table.id, old_key, row.row_key);
   const bool same_status = SameText(before, now, desc, table, kColumnStatus);
   Unchanged unchanged;
   unchanged.refresh_token = SameBytes(before, now, desc, table, kColumnRefreshToken);
@@ -150,11 +189,26 @@ void FeedUpdated(TriggerData* trigger, const TokenTable& table) {
   if (!unchanged.tokens) ResolveParkedSoon(row);
 }
 
-// A row that has moved to another partition keeps what is parked for it; the sweep drops what belongs to nothing.
-void FeedDeleted(TriggerData* trigger, const TokenTable& table) {
-  const char* row_key = RowKey(table, trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation));
-  ExecuteOnRow(&delete_schedule, table.id, row_key);
-  if (!trigger->tg_relation->rd_rel->relispartition) ExecuteOnRow(&delete_parked, table.id, row_key);
+bool Differs(TriggerData* trigger, const char* column) {
+  TupleDesc desc = RelationGetDescr(trigger->tg_relation);
+  const int number = SPI_fnumber(desc, column);
+  if (number <= 0) return true;
+  bool a_null, b_null;
+  Datum a = heap_getattr(trigger->tg_trigtuple, number, desc, &a_null);
+  Datum b = heap_getattr(trigger->tg_newtuple, number, desc, &b_null);
+  if (a_null || b_null) return a_null != b_null;
+  const Form_pg_attribute form = TupleDescAttr(desc, number - 1);
+  return !datumIsEqual(a, b, form->attbyval, form->attlen);
+}
+
+// This runs for every row that the application updates, whatever it is that it changes.
+bool IsNews(TriggerData* trigger, const TokenTable& table) {
+  if (!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event)) return true;
+  for (int i = 0; i < table.key_count; i++)
+    if (Differs(trigger, table.keys[i].name)) return true;
+  for (TokenColumn column : kWatchedColumns)
+    if (Has(table, column) && Differs(trigger, table.columns[column].name)) return true;
+  return false;
 }
 
 bool BelongsTo(Relation relation, const TokenTable& table) {
@@ -170,20 +224,29 @@ void FeedTable(TriggerData* trigger, const TokenTable& table) {
   if (TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
     ClearTable(table.id);
   else if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event))
-    FeedDeleted(trigger, table);
+    FeedDeleted(trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation), table);
   else if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
     FeedUpdated(trigger, table);
   else
-    FeedInserted(trigger, table);
+    FeedInserted(trigger->tg_trigtuple, RelationGetDescr(trigger->tg_relation), table);
+}
+
+// Anybody may put the function on a table in a trigger of another kind, which has no rows at hand.
+void RequireOurTrigger(const TriggerData* trigger) {
+  const TriggerEvent event = trigger->tg_event;
+  const bool statement = TRIGGER_FIRED_FOR_STATEMENT(event);
+  if (!TRIGGER_FIRED_AFTER(event) || statement != TRIGGER_FIRED_BY_TRUNCATE(event) || trigger->tg_trigger->tgnargs != 1)
+    ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+                    errmsg("trigger \"%s\" is none that token_refresh has made", trigger->tg_trigger->tgname)));
 }
 
 void Feed(TriggerData* trigger) {
   OwnerScope scope;
   EnterOwnerScope(&scope);
-  const TokenTable* table = GetTokenTable(pg_strtoint32(trigger->tg_trigger->tgargs[0]));
-  if (table->key_text_varies) FixKeyText();
+  const TokenTable* table = FindTokenTable(pg_strtoint32(trigger->tg_trigger->tgargs[0]));
+  if (table != nullptr && table->key_text_varies) FixKeyText();
   // With a table that has lost a column the application must be able to go on; the sweep says what is wrong.
-  if (table->trouble == nullptr && !table->detached) FeedTable(trigger, *table);
+  if (table != nullptr && table->trouble == nullptr && IsNews(trigger, *table)) FeedTable(trigger, *table);
   LeaveOwnerScope(&scope);
 }
 
@@ -197,9 +260,13 @@ extern "C" Datum token_refresh_feed_schedule(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
   if (!CALLED_AS_TRIGGER(fcinfo)) elog(ERROR, "token_refresh: not called as a trigger");
   TriggerData* trigger = reinterpret_cast<TriggerData*>(fcinfo->context);
-  if (trigger->tg_trigger->tgnargs != 1) elog(ERROR, "token_refresh: the trigger has lost its argument");
-  const bool own = own_writes != 0 && own_writes == pg_strtoint32(trigger->tg_trigger->tgargs[0]);
-  if (!own && !own_writes_until_end) Feed(trigger);
+  RequireOurTrigger(trigger);
+  const int32_t token_table = pg_strtoint32(trigger->tg_trigger->tgargs[0]);
+  const bool own = own_writes != 0 && own_writes == token_table;
+  if (own || own_writes_until_end) return PointerGetDatum(nullptr);
+  // Most updates end here, without a look at any other table.
+  const TokenTable* table = CurrentTokenTable(token_table);
+  if (table == nullptr || (table->trouble == nullptr && IsNews(trigger, *table))) Feed(trigger);
   return PointerGetDatum(nullptr);
 }
 

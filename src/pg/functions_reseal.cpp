@@ -34,14 +34,17 @@ constexpr const char* kListTables =
 // ---- which keys
 
 struct KeyUse {
-  bytea* key_id;  // as it stands in the envelopes; null: the table's own key, from the application
+  bytea* key_id;  // as it stands in the envelopes; null: there is no envelope
   int64 secrets;
 };
 
 // One row per key of the table's tokens.
 const char* CountSql(const TokenTable& table) {
   const bool native = table.cipher == TableCipher::kNative;
-  const char* id = native ? "pg_catalog.substr(_t.token, 2, 8)" : "NULL::bytea";
+  // What is no envelope may be a token in plain text.
+  const char* envelope = psprintf("CASE WHEN pg_catalog.octet_length(_t.token) >= %zu AND pg_catalog.get_byte(_t.token, 0) = %d"
+                                  " THEN pg_catalog.substr(_t.token, 2, 8) END", kEnvelopeOverhead, kEnvelopeVersion);
+  const char* id = native ? envelope : "NULL::bytea";
   const char* type = native ? "bytea" : "text";
   return psprintf("SELECT %s, pg_catalog.count(*) FROM (SELECT %s.%s::%s AS token FROM %s AS %s"
                   " UNION ALL SELECT %s.%s::%s FROM %s AS %s) AS _t WHERE _t.token <> '' GROUP BY 1",
@@ -78,6 +81,11 @@ std::string Hex(std::string_view bytes) {
 Status NameKey(const TokenTable& table, const KeyUse& use, char** name, bool* current) {
   Result<const KeyRing*> ring = LoadKeyRing();
   if (!ring.ok()) return ring.error();
+  if (use.key_id == nullptr && table.cipher == TableCipher::kNative) {
+    *current = false;
+    *name = CopyOut("not sealed");
+    return Ok();
+  }
   if (use.key_id == nullptr) {
     *current = (*ring)->FindApplicationKey(table.cipher_key) != nullptr;
     *name = CopyOut((*current ? "" : "missing key ") + std::string(table.cipher_key));
@@ -151,6 +159,7 @@ int ReadBatch(const TokenTable& table, const char* cursor, int limit, MemoryCont
 
 // What the first key has sealed already, and what does not open, stays as it is.
 void Reseal(const TokenTable& table, SealedRow* row) {
+  if (row->key == nullptr) return;
   for (int t = 0; t < kTokensOfRow; t++) {
     bytea* stored = row->stored[t];
     row->resealed[t] = stored;
@@ -187,6 +196,20 @@ uint64 WriteRows(const TokenTable& table, const SealedRow* const* rows, int coun
   return written;
 }
 
+constexpr const char* kMoveRefused =
+    "UPDATE token_refresh.schedule s SET refused_token = pg_catalog.sha256(k.fresh) FROM unnest($2, $3, $4)"
+    " AS k(key, old, fresh) WHERE s.token_table = $1 AND s.row_key = k.key AND s.refused_token = pg_catalog.sha256(k.old)";
+
+// The refresh token of a dead grant is still the one that was refused.
+void MoveRefused(const TokenTable& table, const SealedRow* const* rows, int count) {
+  Oid types[] = {INT4OID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID};
+  Datum values[] = {Int32GetDatum(table.id),
+                    MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(rows[i]->key); }),
+                    TokenArray(rows, count, 1, false), TokenArray(rows, count, 1, true)};
+  if (SPI_execute_with_args(kMoveRefused, lengthof(types), types, values, nullptr, false, 0) != SPI_OK_UPDATE)
+    elog(ERROR, "token_refresh: writing the schedule failed");
+}
+
 // Returns the SQLSTATE of what went wrong; 0: nothing.
 int TryWrite(const TokenTable& table, const SealedRow* const* rows, int count, int64* resealed) {
   TableError error = {};
@@ -195,6 +218,7 @@ int TryWrite(const TokenTable& table, const SealedRow* const* rows, int count, i
   SetOwnWrites(0);
   if (!done && error.sqlstate == ERRCODE_QUERY_CANCELED)
     ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("%s", error.message)));
+  if (done) MoveRefused(table, rows, count);
   if (done) *resealed += written;
   return done ? 0 : error.sqlstate;
 }
@@ -250,14 +274,14 @@ extern "C" Datum token_refresh_reseal_attached(PG_FUNCTION_ARGS) {
   const char* cursor = PG_ARGISNULL(1) ? nullptr : text_to_cstring(PG_GETARG_TEXT_PP(1));
   OwnerScope scope;
   EnterOwnerScope(&scope);
-  const TokenTable* table = GetTokenTable(PG_GETARG_INT32(0));
+  const TokenTable* table = FindTokenTable(PG_GETARG_INT32(0));
   MemoryContext context = CurrentMemoryContext;
   SealedRow* rows = nullptr;
   volatile int count = 0;
   int64 resealed = 0;
   TableError error = {};
   const bool readable =
-      table->trouble == nullptr && table->cipher == TableCipher::kNative && !table->detached &&
+      table != nullptr && table->trouble == nullptr && table->cipher == TableCipher::kNative &&
       TryOnTable(*table, &error, [&] { count = ReadBatch(*table, cursor, PG_GETARG_INT32(2), context, &rows); });
   for (int i = 0; readable && i < count; i++) Reseal(*table, &rows[i]);
   if (readable) resealed = WriteBatch(*table, rows, count);

@@ -4,11 +4,8 @@
 #include "pg/boundary.h"
 #include "pg/keys.h"
 #include "pg/read_attached.h"
-#include "pg/table_scope.h"
 
 extern "C" {
-#include "lib/stringinfo.h"
-
 PG_FUNCTION_INFO_V1(token_refresh_seal_token);
 }
 
@@ -17,37 +14,6 @@ namespace token_refresh {
 namespace {
 
 constexpr const char* kArguments[] = {"table_name", "row_key", "column_name", "token"};
-
-// The same row has the same text, however the caller writes its key.
-const char* CanonicalKeySql(const TokenTable& table) {
-  if (table.key_count == 1) return psprintf("SELECT $1::%s::text", table.keys[0].type);
-  StringInfoData sql;
-  initStringInfo(&sql);
-  for (int i = 0; i < table.key_count; i++)
-    appendStringInfo(&sql, "%s($1::jsonb ->> %d)::%s::text", i == 0 ? "SELECT jsonb_build_array(" : ", ", i,
-                     table.keys[i].type);
-  appendStringInfoString(&sql, ")::text");
-  return sql.data;
-}
-
-char* CanonicalKey(const TokenTable& table, text* row_key) {
-  MemoryContext context = CurrentMemoryContext;
-  const int nest_level = NewGUCNestLevel();
-  FixKeyText();
-  if (SPI_connect() != SPI_OK_CONNECT) elog(ERROR, "token_refresh: SPI_connect failed");
-  Oid types[] = {TEXTOID};
-  Datum values[] = {PointerGetDatum(row_key)};
-  if (SPI_execute_with_args(CanonicalKeySql(table), 1, types, values, nullptr, true, 1) != SPI_OK_SELECT)
-    elog(ERROR, "token_refresh: reading a row key failed");
-  char* text_here = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-  char* key = text_here == nullptr ? nullptr : MemoryContextStrdup(context, text_here);
-  SPI_finish();
-  AtEOXact_GUC(false, nest_level);
-  if (key == nullptr)
-    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"row_key\" names no row"),
-                    errhint("The key of several columns is a JSON array of their texts.")));
-  return key;
-}
 
 // The word that the ciphertext is bound to.
 const char* WordOfColumn(const TokenTable& table, const char* column) {

@@ -11,7 +11,6 @@ extern "C" {
 #include "catalog/dependency.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_trigger.h"
-#include "lib/stringinfo.h"
 #include "storage/lmgr.h"
 
 PG_FUNCTION_INFO_V1(token_refresh_attach_table);
@@ -23,18 +22,31 @@ namespace token_refresh {
 namespace {
 
 constexpr const char* kInsertTable =
-    "INSERT INTO token_refresh.token_table (relation, key_columns, columns, provider, label, filter, cipher, cipher_key,"
-    " decrypt_function, encrypt_function, status_values, result_values, time_zone, has_trigger, poll_interval,"
-    " refresh_margin) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id";
+    "WITH former AS (DELETE FROM token_refresh.former_token_table WHERE relation = $1 RETURNING id)"
+    " INSERT INTO token_refresh.token_table (id, relation, key_columns, columns, provider, label, filter, cipher,"
+    " cipher_key, decrypt_function, encrypt_function, status_values, result_values, time_zone, has_trigger,"
+    " poll_interval, refresh_margin, owner, alias) VALUES (coalesce((SELECT id FROM former),"
+    " nextval('token_refresh.token_table_id_seq')), $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,"
+    " $16, (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = $1), $17) RETURNING id";
 constexpr const char* kAudit =
     "INSERT INTO token_refresh.audit_event (event, token_table, message) VALUES ($1, $2, $3)";
-constexpr const char* kCountParked = "SELECT count(*) FROM token_refresh.parked_result WHERE token_table = $1";
+constexpr const char* kLockTable = "SELECT FROM token_refresh.token_table WHERE id = $1 FOR UPDATE";
+// A note goes when the last of its claims is settled, so it may name some that have been.
+constexpr const char* kCountInFlight =
+    "SELECT count(*) FROM token_refresh.in_flight f, unnest(f.schedule_ids) AS u(id), token_refresh.schedule s"
+    " WHERE s.id = u.id AND s.token_table = $1 AND (s.last_refreshed_at >= f.claimed_at) IS NOT TRUE";
+constexpr const char* kCountParked =
+    "SELECT count(*) FROM token_refresh.parked_result p JOIN token_refresh.schedule s ON s.id = p.schedule_id"
+    " WHERE p.token_table = $1 AND s.row_key IS NOT NULL";
 constexpr const char* kForgetTable =
-    "WITH scheduled AS (DELETE FROM token_refresh.schedule WHERE token_table = $1)"
+    "WITH scheduled AS (DELETE FROM token_refresh.schedule WHERE token_table = $1),"
+    " parked AS (DELETE FROM token_refresh.parked_result WHERE token_table = $1 AND NOT $2),"
+    " former AS (INSERT INTO token_refresh.former_token_table (relation, id)"
+    "  SELECT relation, id FROM token_refresh.token_table WHERE id = $1)"
     " DELETE FROM token_refresh.token_table WHERE id = $1";
-// The columns that say when a row falls due, as far as the table has them.
-constexpr const char* kWatchedWords[] = {"provider", "subject", "label", "access_token", "refresh_token", "expires_at",
-                                         "status"};
+// How long a table that is to be detached waits for answers, and how often it looks for them.
+constexpr long kMostWaitMs = 5000;
+constexpr long kLookAgainMs = 20;
 constexpr const char* kRowTrigger = "token_refresh_feed";
 constexpr const char* kTruncateTrigger = "token_refresh_feed_truncate";
 
@@ -58,8 +70,9 @@ const char* FunctionOrNull(const FunctionName& function) {
 
 int32_t InsertTable(Oid relation, const AttachPlan& plan) {
   Oid types[] = {REGCLASSOID, TEXTARRAYOID, JSONBOID, TEXTOID,  TEXTOID,  TEXTOID, TEXTOID, TEXTOID,
-                 TEXTOID,     TEXTOID,      JSONBOID, JSONBOID, TEXTOID,  BOOLOID, INTERVALOID, INTERVALOID};
-  char nulls[lengthof(types) + 1] = "                ";
+                 TEXTOID,     TEXTOID,      JSONBOID, JSONBOID, TEXTOID,  BOOLOID, INTERVALOID, INTERVALOID,
+                 NAMEOID};
+  char nulls[lengthof(types) + 1] = "                 ";
   Datum values[] = {ObjectIdGetDatum(relation),
                     PointerGetDatum(plan.key_columns),
                     JsonbPGetDatum(plan.columns),
@@ -75,7 +88,8 @@ int32_t InsertTable(Oid relation, const AttachPlan& plan) {
                     CStringGetTextDatum(plan.time_zone),
                     BoolGetDatum(plan.trigger),
                     PointerOrNull(plan.poll_interval, &nulls[14]),
-                    PointerOrNull(plan.refresh_margin, &nulls[15])};
+                    PointerOrNull(plan.refresh_margin, &nulls[15]),
+                    DirectFunctionCall1(namein, CStringGetDatum(get_rel_name(relation)))};
   if (SPI_execute_with_args(kInsertTable, lengthof(types), types, values, nulls, false, 0) != SPI_OK_INSERT_RETURNING)
     elog(ERROR, "token_refresh: writing token_table failed");
   bool is_null;
@@ -84,30 +98,6 @@ int32_t InsertTable(Oid relation, const AttachPlan& plan) {
 
 void Run(const char* sql) {
   if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY) elog(ERROR, "token_refresh: a command failed");
-}
-
-// Adds a column to a list, once.
-void AddColumn(StringInfo list, List** names, const char* name) {
-  ListCell* cell;
-  foreach (cell, *names)
-    if (strcmp(static_cast<const char*>(lfirst(cell)), name) == 0) return;
-  appendStringInfo(list, "%s%s", *names == NIL ? "" : ", ", quote_identifier(name));
-  *names = lappend(*names, const_cast<char*>(name));
-}
-
-const char* WatchedColumns(const AttachPlan& plan) {
-  StringInfoData columns;
-  List* names = NIL;
-  initStringInfo(&columns);
-  for (const char* word : kWatchedWords) {
-    const char* name = ColumnOf(plan, word);
-    if (name != nullptr) AddColumn(&columns, &names, name);
-  }
-  Datum* keys;
-  int count;
-  deconstruct_array(plan.key_columns, TEXTOID, -1, false, TYPALIGN_INT, &keys, nullptr, &count);
-  for (int i = 0; i < count; i++) AddColumn(&columns, &names, TextDatumGetCString(keys[i]));
-  return columns.data;
 }
 
 // As ALTER TRIGGER ... DEPENDS ON EXTENSION, which would lock readers out of the table.
@@ -127,10 +117,10 @@ void LetAddPartitions(Oid relation) {
 }
 
 // The triggers go by themselves with the extension, and with the table.
-void InstallTriggers(int32_t id, Oid relation, const AttachPlan& plan) {
+void InstallTriggers(int32_t id, Oid relation) {
   const char* table = QuotedName(relation);
-  Run(psprintf("CREATE TRIGGER %s AFTER INSERT OR DELETE OR UPDATE OF %s ON %s FOR EACH ROW"
-               " EXECUTE FUNCTION token_refresh._feed_schedule('%d')", kRowTrigger, WatchedColumns(plan), table, id));
+  Run(psprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW"
+               " EXECUTE FUNCTION token_refresh._feed_schedule('%d')", kRowTrigger, table, id));
   Run(psprintf("CREATE TRIGGER %s AFTER TRUNCATE ON %s FOR EACH STATEMENT"
                " EXECUTE FUNCTION token_refresh._feed_schedule('%d')", kTruncateTrigger, table, id));
   for (const char* trigger : {kRowTrigger, kTruncateTrigger}) DependOnExtension(relation, trigger);
@@ -151,7 +141,7 @@ int32_t Attach(Oid relation, const AttachPlan& plan) {
     ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT), errmsg("table %s is attached already", QuotedName(relation)),
                     errhint("To attach it with other options, detach it first.")));
   int32_t id = InsertTable(relation, plan);
-  if (plan.trigger) InstallTriggers(id, relation, plan);
+  if (plan.trigger) InstallTriggers(id, relation);
   Problems problems;
   InitProblems(&problems);
   TryTable(id, &problems);
@@ -162,14 +152,45 @@ int32_t Attach(Oid relation, const AttachPlan& plan) {
   return id;
 }
 
-// Tokens that the table has not taken yet would be lost with it.
-void RequireNothingParked(int32_t id, Oid relation) {
+// As of now, whatever snapshot the transaction has.
+int64 CountNow(const char* sql, int32_t id) {
   Oid types[] = {INT4OID};
   Datum values[] = {Int32GetDatum(id)};
-  if (SPI_execute_with_args(kCountParked, 1, types, values, nullptr, false, 0) != SPI_OK_SELECT)
-    elog(ERROR, "token_refresh: reading parked_result failed");
+  PushActiveSnapshot(GetLatestSnapshot());
+  if (SPI_execute_with_args(sql, 1, types, values, nullptr, true, 0) != SPI_OK_SELECT)
+    elog(ERROR, "token_refresh: counting what belongs to a table failed");
+  PopActiveSnapshot();
   bool is_null;
-  int64 parked = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+  return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+}
+
+// From here on the refresher claims nothing of the table (HoldTokenTable), but stores what it is answered.
+void StopClaims(int32_t id) {
+  Oid types[] = {INT4OID};
+  Datum values[] = {Int32GetDatum(id)};
+  if (SPI_execute_with_args(kLockTable, 1, types, values, nullptr, false, 0) != SPI_OK_SELECT)
+    elog(ERROR, "token_refresh: locking a row of token_table failed");
+}
+
+// An answer that came when the table has been detached would be lost with the refresh token in it.
+void AwaitAnswers(int32_t id, Oid relation) {
+  const TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), kMostWaitMs);
+  int64 asked;
+  while ((asked = CountNow(kCountInFlight, id)) > 0 && GetCurrentTimestamp() < until) {
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, kLookAgainMs, PG_WAIT_EXTENSION);
+    ResetLatch(MyLatch);
+    CHECK_FOR_INTERRUPTS();
+  }
+  if (asked > 0)
+    ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+                    errmsg("providers are being asked for " INT64_FORMAT " token(s) of table %s", asked, QuotedName(relation)),
+                    errdetail("Without the answers the grants may be lost."),
+                    errhint("Try again. If the refresher has stopped, let it start first.")));
+}
+
+// Tokens that the table has not taken yet would be lost with it.
+void RequireNothingParked(int32_t id, Oid relation) {
+  const int64 parked = CountNow(kCountParked, id);
   if (parked > 0)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
                     errmsg("table %s has not taken " INT64_FORMAT " refreshed token(s) yet", QuotedName(relation), parked),
@@ -183,14 +204,20 @@ void Detach(Oid relation) {
   int32_t id = TokenTableOf(relation);
   if (id == 0)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("table %s is not attached", QuotedName(relation))));
-  RequireNothingParked(id, relation);
+  // What is parked cannot be stored then: it waits until the new owner attaches the table.
+  const bool another_owner = GetTokenTable(id)->owner_changed;
+  StopClaims(id);
+  AwaitAnswers(id, relation);
+  if (!another_owner) RequireNothingParked(id, relation);
   for (const char* trigger : {kRowTrigger, kTruncateTrigger})
     Run(psprintf("DROP TRIGGER IF EXISTS %s ON %s", trigger, QuotedName(relation)));
-  Oid types[] = {INT4OID};
-  Datum values[] = {Int32GetDatum(id)};
-  if (SPI_execute_with_args(kForgetTable, 1, types, values, nullptr, false, 0) != SPI_OK_DELETE)
+  Oid types[] = {INT4OID, BOOLOID};
+  Datum values[] = {Int32GetDatum(id), BoolGetDatum(another_owner)};
+  if (SPI_execute_with_args(kForgetTable, 2, types, values, nullptr, false, 0) != SPI_OK_DELETE)
     elog(ERROR, "token_refresh: writing token_table failed");
   Audit("table_detached", id, QuotedName(relation));
+  // Nothing of its description is needed any more.
+  (void)FindTokenTable(id);
   LeaveOwnerScope(&scope);
 }
 
@@ -206,8 +233,9 @@ extern "C" Datum token_refresh_attach_table(PG_FUNCTION_ARGS) {
                       errmsg("argument \"%s\" must not be null", i == 0 ? "table_name" : "options")));
   Oid relation = PG_GETARG_OID(0);
   RequireAttachable(relation);
-  // Nobody may alter the table between the checks and COMMIT.
+  // Nobody may alter the table, nor give it away, between the checks and COMMIT.
   LockRelationOid(relation, AccessShareLock);
+  RequireAttachable(relation);
   AttachPlan plan = {};
   Problems problems;
   InitProblems(&problems);
@@ -222,7 +250,10 @@ extern "C" Datum token_refresh_detach_table(PG_FUNCTION_ARGS) {
   if (PG_ARGISNULL(0))
     ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"table_name\" must not be null")));
   Oid relation = PG_GETARG_OID(0);
-  RequireAttachable(relation);
+  RequireOwned(relation);
+  // Others who detach it wait here.
+  LockRelationOid(relation, ShareUpdateExclusiveLock);
+  RequireOwned(relation);
   Detach(relation);
   PG_RETURN_VOID();
 }

@@ -5,11 +5,15 @@
 #include <string>
 
 #include "core/store.h"
+#include "pg/token_tables.h"
 
 namespace token_refresh {
 
 // A grant that is dead, or a client that the provider rejects. Everything else is in status and audit.
 void LogOutcome(const Outcome& outcome, const std::string& provider_name);
+
+// The refresh token in the row of claim does not open; error says why.
+void LogUnopened(const Claim& claim, const std::string& provider_name, const TokenTable* table, const std::string& error);
 
 // The answer of the provider could not be written to its table.
 void LogRejected(const Outcome& outcome, const std::string& provider_name, const std::string& reason);

@@ -67,8 +67,15 @@ namespace token_refresh {
 // PostgreSQL counts microseconds from 2000-01-01, the core from 1970-01-01.
 constexpr int64_t kPostgresEpoch =
     static_cast<int64_t>(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * USECS_PER_SEC;
-constexpr Micros FromTimestamp(TimestampTz t) { return t + kPostgresEpoch; }
-constexpr TimestampTz ToTimestamp(Micros t) { return t - kPostgresEpoch; }
+// Infinity lies at the ends of the range; -infinity so that a margin may be taken from it.
+constexpr Micros FromTimestamp(TimestampTz t) {
+  if (t < MIN_TIMESTAMP) return MIN_TIMESTAMP + kPostgresEpoch;
+  return t > PG_INT64_MAX - kPostgresEpoch ? PG_INT64_MAX : t + kPostgresEpoch;
+}
+constexpr TimestampTz ToTimestamp(Micros t) {
+  if (t == PG_INT64_MAX) return DT_NOEND;
+  return t < PG_INT64_MIN + kPostgresEpoch ? DT_NOBEGIN : t - kPostgresEpoch;
+}
 
 // An interval as microseconds, a month having 30 days; what is beyond the range stops at its ends.
 inline Micros FromInterval(const Interval* interval) {

@@ -104,10 +104,11 @@ bool Alive(bool expires, TimestampTz expires_at) { return !expires || expires_at
 bool GoodEnough(const TokenRequestArgs& args, const Look& look) {
   const CredentialRow& row = look.row;
   if (!row.expires) return true;
-  int64_t remaining = row.expires_at - GetCurrentTimestamp();
+  const Micros expires_at = FromTimestamp(row.expires_at);
+  const Micros remaining = expires_at - FromTimestamp(GetCurrentTimestamp());
   if (args.has_min_validity) {
     if (remaining >= args.min_validity) return true;
-    return look.issued && remaining > (row.expires_at - row.issued_at) / 10 * 9;
+    return look.issued && remaining > (expires_at / 10 - FromTimestamp(row.issued_at) / 10) * 9;
   }
   const char* name = args.table != nullptr ? look.provider : text_to_cstring(args.provider);
   const KnownProvider* provider = name != nullptr ? FindProvider(name) : nullptr;
@@ -115,9 +116,9 @@ bool GoodEnough(const TokenRequestArgs& args, const Look& look) {
   if (args.table != nullptr && args.table->refresh_margin > 0) timing.refresh_margin = args.table->refresh_margin;
   const Micros default_margin = static_cast<Micros>(Settings::refresh_margin_s) * kSecond;
   // Of tokens of unknown age the whole margin is wanted; the schedule may know better.
-  const Micros unknown_since = FromTimestamp(row.expires_at) - 4 * timing.refresh_margin.value_or(default_margin);
+  const Micros unknown_since = expires_at - 4 * timing.refresh_margin.value_or(default_margin);
   Micros margin = RefreshMargin(timing, default_margin, look.issued ? FromTimestamp(row.issued_at) : unknown_since,
-                                FromTimestamp(row.expires_at));
+                                expires_at);
   return remaining >= margin;
 }
 
@@ -125,14 +126,16 @@ bool GoodEnough(const TokenRequestArgs& args, const Look& look) {
 void PreferParked(Look* look) {
   ParkedRow parked;
   CredentialRow* row = &look->row;
+  ScheduleRow schedule;
   Snapshot snapshot = FreshSnapshot();
-  bool found = FetchParked(look->token_table, look->row_key, snapshot, &parked);
+  bool found = FetchSchedule(look->token_table, look->row_key, snapshot, &schedule) &&
+               FetchParked(schedule.id, snapshot, &parked);
   UnregisterSnapshot(snapshot);
   if (!found || parked.access_token == nullptr) return;
   if (look->issued && parked.issued_at <= row->issued_at) return;
   if (!Alive(parked.expires, parked.expires_at) && Alive(row->expires, row->expires_at)) return;
   look->sealed_for = kParkedPlace;
-  look->sealed_for_row = psprintf("%d:%s", look->token_table, look->row_key);
+  look->sealed_for_row = psprintf(INT64_FORMAT, schedule.id);
   row->access_token = parked.access_token;
   row->token_type = parked.token_type;
   if (parked.scope != nullptr) row->scope = parked.scope;
@@ -190,6 +193,9 @@ bool IsDead(const ScheduleRow& schedule) {
   return strcmp(schedule.status, "needs_reauth") == 0 || IsDisconnected(schedule);
 }
 
+// A row of an attached table that names no provider that exists; the schedule says which.
+bool HasNoProvider(const ScheduleRow& schedule) { return schedule.provider == 0; }
+
 const char* FailureMessage(const ScheduleRow& schedule) {
   if (schedule.message != nullptr) return schedule.message;
   if (schedule.failure != nullptr) return schedule.failure;
@@ -206,6 +212,10 @@ bool AnswerAtOnce(const TokenRequestArgs& args, const Look& look, const Schedule
   }
   if (!look.row.has_refresh_token) {
     AnswerWithoutRefresh(args, look, nullptr, DemandMessage(DemandResult::kNoRefreshToken), answer);
+    return true;
+  }
+  if (HasNoProvider(schedule)) {
+    AnswerWithoutRefresh(args, look, nullptr, FailureMessage(schedule), answer);
     return true;
   }
   // Of a token of unknown age the schedule knows whether it is good enough.
@@ -336,6 +346,11 @@ void RefreshNow(const TokenRequestArgs& args, RefreshAnswer* answer) {
     answer->message = IsDead(schedule) ? FailureMessage(schedule) : DemandMessage(DemandResult::kNoRefreshToken);
     answer->expires = look.row.expires;
     answer->expires_at = look.row.expires_at;
+    return;
+  }
+  if (HasNoProvider(schedule)) {
+    answer->failure = "client_config";
+    answer->message = FailureMessage(schedule);
     return;
   }
   DemandOutcome outcome = RefreshAndWait(schedule, Settings::request_timeout_ms);

@@ -67,7 +67,11 @@ inline Datum Numbers(const Picked& picked) {
 }
 
 inline Datum RowKeys(const SaveWork& work, const Picked& picked) {
-  return Texts(picked, [&](int i) { return std::string_view(work.outcomes[i].claim.row_key); });
+  return Texts(picked, [&](int i) { return std::string_view(work.targets[i].row_key); });
+}
+
+inline Datum ScheduleIds(const SaveWork& work, const Picked& picked) {
+  return Bigints(picked, [&](int i) { return work.outcomes[i].claim.schedule_id; });
 }
 
 inline Datum TokenTables(const SaveWork& work, const Picked& picked) {

@@ -32,14 +32,15 @@ Statement schedule_refreshed = {
 // claimed under. That a grant is dead has been compared with the token itself; a new plan does not revive it.
 Statement schedule_failed = {
     "UPDATE token_refresh.schedule s SET status = coalesce(k.status, s.status), due_at = k.due_at,"
-    " attempts = k.attempts, lost_response = k.lost_response, failure = k.failure, message = k.message"
-    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
-    " AS k(n, id, generation, planned_at, status, due_at, attempts, lost_response, failure, message)"
-    " WHERE s.id = k.id AND s.status <> 'disconnected' AND (s.generation = k.generation"
+    " attempts = k.attempts, lost_response = k.lost_response, failure = k.failure, message = k.message,"
+    " refused_token = CASE WHEN k.status = 'needs_reauth' THEN sha256(k.stored) END"
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $12)"
+    " AS k(n, id, generation, planned_at, status, due_at, attempts, lost_response, failure, message, stored)"
+    " WHERE s.id = k.id AND s.row_key IS NOT NULL AND s.status <> 'disconnected' AND (s.generation = k.generation"
     " AND s.due_at IS NOT DISTINCT FROM k.planned_at OR $11 AND k.status = 'needs_reauth') RETURNING k.n",
-    11,
+    12,
     {INT4ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID,
-     BOOLARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID},
+     BOOLARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BOOLOID, BYTEAARRAYOID},
     nullptr};
 
 Statement write_audit = {
@@ -56,13 +57,11 @@ Statement delete_journals = {
 
 // Sets marks[n] to 1 for each n that the last statement has returned.
 template <class Marks>
-void Mark(Marks& marks, uint64 rows) {
-  bool is_null;
-  for (uint64 i = 0; i < rows; i++)
-    marks[DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null))] = 1;
+void Mark(const SaveWork& work, Marks& marks, uint64 rows) {
+  for (uint64 i = 0; i < rows; i++) marks[ResultNumber(i, static_cast<int>(work.outcomes.size()))] = 1;
 }
 
-void MarkWritten(const SaveWork& work, uint64 rows) { Mark(work.written, rows); }
+void MarkWritten(const SaveWork& work, uint64 rows) { Mark(work, work.written, rows); }
 
 // The status that an outcome gives to its row; empty: it stays.
 std::string_view NewStatus(const Outcome& outcome) {
@@ -116,7 +115,7 @@ void WriteTokens(const SaveWork& work, TokenTableStatements* statements, const P
   Datum values[] = {
       Numbers(rows),
       RowKeys(work, rows),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }, stored),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.targets[i].refresh_token); }, stored),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].access_token); }, fresh),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); }, fresh),
       Texts(rows, [&](int i) { return std::string_view(at(i).tokens->token_type); }),
@@ -142,7 +141,7 @@ void RefuseOutdated(const SaveWork& work, const Picked& rows, Outdated outdated)
 
 void ScheduleRefreshed(const SaveWork& work, const Picked& rows) {
   Datum values[] = {Numbers(rows),
-                    Bigints(rows, [&](int i) { return work.outcomes[i].claim.schedule_id; }),
+                    ScheduleIds(work, rows),
                     Generations(work, rows),
                     Booleans(rows, [&](int i) { return work.sealed[i].rotated; }),
                     Times(rows, [&](int i) { return work.outcomes[i].due_at; }),
@@ -151,7 +150,7 @@ void ScheduleRefreshed(const SaveWork& work, const Picked& rows) {
   uint64 count = Execute(&schedule_refreshed, values, false);
   if (count == static_cast<uint64>(rows.count)) return;
   char* scheduled = static_cast<char*>(palloc0(work.outcomes.size()));
-  Mark(scheduled, count);
+  Mark(work, scheduled, count);
   RefuseOutdated(work, rows, [&](int i) { return !scheduled[i] && !work.sealed[i].rotated; });
 }
 
@@ -175,7 +174,7 @@ void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const
   Datum values[] = {
       Numbers(rows),
       RowKeys(work, rows),
-      BytesOrNull(rows, [&](int i) { return std::string_view(work.expected[i]); }, ElementOf(StoredArrayType(table))),
+      BytesOrNull(rows, [&](int i) { return std::string_view(work.targets[i].refresh_token); }, ElementOf(StoredArrayType(table))),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].refresh_token); },
                   ElementOf(NewTokenArrayType(table))),
       Times(rows, [&](int i) { return work.outcomes[i].refresh_expires_at; }),
@@ -259,7 +258,7 @@ uint64 ScheduleFailed(const SaveWork& work, const Picked& failed, bool rows_writ
   auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
   Datum values[] = {
       Numbers(failed),
-      Bigints(failed, [&](int i) { return at(i).claim.schedule_id; }),
+      ScheduleIds(work, failed),
       Generations(work, failed),
       Times(failed, [&](int i) { return at(i).claim.due_at; }),
       TextsOrNull(failed, [&](int i) { return NewStatus(at(i)); }),
@@ -268,7 +267,8 @@ uint64 ScheduleFailed(const SaveWork& work, const Picked& failed, bool rows_writ
       Booleans(failed, [&](int i) { return at(i).lost_response; }),
       Texts(failed, [&](int i) { return FailureName(at(i).failure->failure); }),
       TextsOrNull(failed, [&](int i) { return std::string_view(at(i).failure->message); }),
-      BoolGetDatum(rows_written)};
+      BoolGetDatum(rows_written),
+      BytesOrNull(failed, [&](int i) { return std::string_view(work.targets[i].refresh_token); }, BYTEAOID)};
   return Execute(&schedule_failed, values, false);
 }
 

@@ -17,7 +17,14 @@ struct SealedTokens {
   std::string access_token;   // empty: none was given, the stored one stays
   std::string refresh_token;  // empty: the stored one stays
   std::string replaced;       // for parking: the refresh token that stands in the row
+  std::string replaced_digest;  // SHA-256 of that as it is stored; empty: unknown
   bool rotated = false;       // refresh_token is another one than was sent, which is of no use any more
+};
+
+// Where an outcome belongs: the row as it was last seen.
+struct SaveTarget {
+  std::string row_key;
+  std::string refresh_token;  // that must still be stored, as stored
 };
 
 // A note in the journal, and how many of its claims are not settled yet.
@@ -35,7 +42,7 @@ struct SaveWork {
   int32_t token_table = 0;  // of all outcomes of which
   std::span<const Outcome> outcomes;
   std::span<const SealedTokens> sealed;
-  std::span<const std::string> expected;  // the refresh tokens that must still be stored, as stored
+  std::span<const SaveTarget> targets;  // as long as outcomes
   std::span<const size_t> which;
   std::span<const std::string> provider_names;  // as long as outcomes
   std::span<const std::string> messages;        // as long as outcomes; for audit and schedule
@@ -63,12 +70,8 @@ void WriteParked(const SaveWork& work, const std::string& reason);
 // When they are tried again; a transaction of its own, which may fail.
 void ScheduleParked(const SaveWork& work);
 
-struct ParkedKey {
-  int32_t token_table;
-  const char* row_key;
-};
 // Parked results with which nothing could be done: tried again as after a rejection, and at least that much later.
 // With such a pause the schedule waits as well. What is not parked any more stays so.
-void PostponeParked(std::span<const ParkedKey> rows, const char* reason, int least_seconds);
+void PostponeParked(std::span<const int64_t> schedule_ids, const char* reason, int least_seconds);
 
 }  // namespace token_refresh

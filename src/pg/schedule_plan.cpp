@@ -11,6 +11,7 @@ extern "C" {
 #include "common/pg_prng.h"
 
 PG_FUNCTION_INFO_V1(token_refresh_plan_row);
+PG_FUNCTION_INFO_V1(token_refresh_due_at);
 }
 
 namespace token_refresh {
@@ -21,11 +22,13 @@ namespace {
 constexpr Micros kNewFor = kMinute;
 
 // A plan is known by its due time: whoever saves a failure recognises by it that the row was planned anew while it
-// was in flight. So a new plan never has the due time of the last one. The last four parameters are what the schedule
+// was in flight. So a new plan never has the due time of the last one. Parameters 16 to 19 are what the schedule
 // held when the row was read; they are compared with the locked row.
 constexpr const char* kUpsertSchedule =
-    "INSERT INTO token_refresh.schedule AS s (token_table, row_key, provider, status, due_at, expires_at, subject,"
-    " label, left_alone, failure, message, settling) VALUES ($1, $2, $3, $4, $7, $6, $11, $12, $13, $14, $15, $5)"
+    "INSERT INTO token_refresh.schedule AS s (id, token_table, row_key, provider, status, due_at, expires_at, subject,"
+    " label, left_alone, failure, message, settling)"
+    " VALUES (coalesce(nullif($20, 0), nextval('token_refresh.schedule_id_seq')), $1, $2, $3, $4, $7, $6, $11, $12,"
+    " $13, $14, $15, $5)"
     " ON CONFLICT (token_table, row_key) DO UPDATE SET provider = excluded.provider, subject = excluded.subject,"
     " label = excluded.label, left_alone = excluded.left_alone, settling = false,"
     " status = CASE WHEN $8 AND s.status = 'needs_reauth' THEN s.status ELSE excluded.status END,"
@@ -37,13 +40,13 @@ constexpr const char* kUpsertSchedule =
     " generation = s.generation + (NOT $10)::integer"
     " WHERE $16 OR s.generation = $17 AND s.expires_at IS NOT DISTINCT FROM $18"
     " AND (s.status IN ('needs_reauth', 'disconnected')) = $19";
-constexpr int kUpsertParameters = 19;
+constexpr int kUpsertParameters = 20;
 
 SPIPlanPtr PreparedUpsert() {
   static SPIPlanPtr plan = nullptr;
   Oid types[kUpsertParameters] = {INT4OID, TEXTOID, INT4OID, TEXTOID, BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
                                   BOOLOID, BOOLOID, BOOLOID, TEXTOID, TEXTOID,        BOOLOID,        TEXTOID,
-                                  TEXTOID, BOOLOID, INT8OID, TIMESTAMPTZOID, BOOLOID};
+                                  TEXTOID, BOOLOID, INT8OID, TIMESTAMPTZOID, BOOLOID, INT8OID};
   if (plan != nullptr) return plan;
   SPIPlanPtr fresh = SPI_prepare(kUpsertSchedule, kUpsertParameters, types);
   if (fresh == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed for the schedule");
@@ -104,7 +107,7 @@ void WriteSchedule(const PlannedRow& row, const Unchanged& unchanged, const Know
   const char* missing = MissingProvider(row, provider);
   const bool dead = row.status == kNeedsReauth || row.status == kDisconnected;
   std::optional<Micros> due = dead || provider == nullptr ? std::nullopt : ComputeDue(row, *provider);
-  char nulls[kUpsertParameters + 1] = "                   ";
+  char nulls[kUpsertParameters + 1] = "                    ";
   Datum values[] = {Int32GetDatum(row.table->id),
                     CStringGetTextDatum(row.row_key),
                     Int32GetDatum(provider != nullptr ? provider->id : kUnknownProvider),
@@ -123,7 +126,8 @@ void WriteSchedule(const PlannedRow& row, const Unchanged& unchanged, const Know
                     BoolGetDatum(known == nullptr),
                     Int64GetDatum(known != nullptr ? known->generation : 0),
                     TimestampTzGetDatum(known != nullptr ? known->expires_at : 0),
-                    BoolGetDatum(known != nullptr && known->dead)};
+                    BoolGetDatum(known != nullptr && known->dead),
+                    Int64GetDatum(row.schedule_id)};
   if (!row.expires) nulls[5] = 'n';
   if (known != nullptr && !known->exists) nulls[16] = 'n';
   if (known != nullptr && !known->expires) nulls[17] = 'n';
@@ -137,7 +141,8 @@ void WriteSchedule(const PlannedRow& row, const Unchanged& unchanged, const Know
 void PlanWrittenRow(const PlannedRow& row, const Unchanged& unchanged) { WriteSchedule(row, unchanged, nullptr); }
 
 void PlanReadRow(const PlannedRow& row, const KnownSchedule& known) {
-  WriteSchedule(row, {.verdict = false, .refresh_token = true, .tokens = true}, &known);
+  constexpr Unchanged kNoNewTokens = {.verdict = false, .refresh_token = true, .tokens = true};
+  WriteSchedule(row, known.arrived != nullptr ? *known.arrived : kNoNewTokens, &known);
 }
 
 }  // namespace token_refresh
@@ -168,4 +173,27 @@ extern "C" Datum token_refresh_plan_row(PG_FUNCTION_ARGS) {
   PlanReadRow(row, known);
   LeaveOwnerScope(&scope);
   PG_RETURN_VOID();
+}
+
+// The token table itself is not opened, for somebody may hold it locked.
+extern "C" Datum token_refresh_due_at(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  if (PG_ARGISNULL(0)) PG_RETURN_NULL();
+  OwnerScope scope;
+  EnterOwnerScope(&scope);
+  TokenTable table = {};
+  if (!PG_ARGISNULL(1)) table.refresh_margin = FromInterval(PG_GETARG_INTERVAL_P(1));
+  PlannedRow row = {};
+  row.table = &table;
+  row.has_refresh_token = true;
+  row.issued = !PG_ARGISNULL(2);
+  row.issued_at = row.issued ? PG_GETARG_TIMESTAMPTZ(2) : 0;
+  row.expires = !PG_ARGISNULL(3);
+  row.expires_at = row.expires ? PG_GETARG_TIMESTAMPTZ(3) : 0;
+  const KnownProvider* provider = FindProvider(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+  std::optional<Micros> due = provider != nullptr ? ComputeDue(row, *provider) : std::nullopt;
+  if (due) WakeRefresherAtCommit(ToTimestamp(*due));
+  LeaveOwnerScope(&scope);
+  if (!due) PG_RETURN_NULL();
+  PG_RETURN_TIMESTAMPTZ(ToTimestamp(*due));
 }

@@ -14,6 +14,7 @@ constexpr int32_t kUnknownProvider = 0;
 // One row of a token table, as far as planning needs it.
 struct PlannedRow {
   const TokenTable* table;
+  int64_t schedule_id;  // if the schedule does not know the row; 0: a new one
   char* row_key;
   char* provider;  // may be null
   char* subject;   // may be null; written for attached tables only, as the label
@@ -44,6 +45,7 @@ struct KnownSchedule {
   bool expires;
   TimestampTz expires_at;
   bool dead;  // needs_reauth or disconnected
+  const Unchanged* arrived;  // the row has just come to its key; null: it has been there
 };
 
 // Writes what the transaction itself has just written into the row.

@@ -20,7 +20,12 @@ TokenCipher CipherOf(int32_t token_table);
 bool Rotated(const Outcome& outcome);
 
 // As long as outcomes; filled in for those of which. Errors: no key to seal with.
-Result<std::vector<SealedTokens>> SealForTable(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
-Result<std::vector<SealedTokens>> SealForParking(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
+Result<std::vector<SealedTokens>> SealForTable(std::span<const Outcome> outcomes, std::span<const SaveTarget> targets,
+                                               const std::vector<size_t>& which);
+Result<std::vector<SealedTokens>> SealForParking(std::span<const Outcome> outcomes, std::span<const SaveTarget> targets,
+                                                 const std::vector<size_t>& which);
+
+// SHA-256 of a token as its table stores it, as in parked_result.replaces; empty: of none.
+std::string StoredDigest(std::string_view stored);
 
 }  // namespace token_refresh

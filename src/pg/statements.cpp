@@ -32,7 +32,11 @@ TokenTableStatements* Make(TokenTable* table) {
   SetStatement(&statements->mark, MarkSql(*table), lengthof(mark), mark);
   SetStatement(&statements->scan_first, ScanSql(*table, false, kScanBatch), 0, cursor);
   SetStatement(&statements->scan_next, ScanSql(*table, true, kScanBatch), lengthof(cursor), cursor);
+  SetStatement(&statements->scan_row, ScanRowSql(*table), lengthof(cursor), cursor);
+  SetStatement(&statements->keys_first, ScanKeysSql(*table, false, kScanBatch), 0, cursor);
+  SetStatement(&statements->keys_next, ScanKeysSql(*table, true, kScanBatch), lengthof(cursor), cursor);
   SetStatement(&statements->existing, ExistingSql(*table), lengthof(keys), keys);
+  SetStatement(&statements->stored, StoredSql(*table), lengthof(keys), keys);
   SetStatement(&statements->read, ReadSql(*table), lengthof(cursor), cursor);
   return statements;
 }
@@ -56,6 +60,13 @@ uint64 Execute(Statement* statement, Datum* values, bool read_only) {
   return SPI_processed;
 }
 
+int ResultNumber(uint64 row, int count) {
+  bool is_null;
+  const int number = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1, &is_null));
+  if (is_null || number < 0 || number >= count) elog(ERROR, "token_refresh: a statement gives a row that it was not given");
+  return number;
+}
+
 TokenTableStatements* StatementsFor(int32_t token_table) {
   TokenTable* table = GetTokenTable(token_table);
   if (table->trouble != nullptr)
@@ -74,7 +85,11 @@ void ReleaseStatements(TokenTableStatements* statements) {
   Release(&statements->mark);
   Release(&statements->scan_first);
   Release(&statements->scan_next);
+  Release(&statements->scan_row);
+  Release(&statements->keys_first);
+  Release(&statements->keys_next);
   Release(&statements->existing);
+  Release(&statements->stored);
   Release(&statements->read);
 }
 

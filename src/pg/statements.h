@@ -21,6 +21,9 @@ struct Statement {
 // snapshot, others what is committed when they run.
 uint64 Execute(Statement* statement, Datum* values, bool read_only);
 
+// The number in the first column of a row of the result, one of count: of the rows that the statement was given.
+int ResultNumber(uint64 row, int count);
+
 // Statements on one token table (table_sql.h says what they take and give). Execute them in a TableScope.
 struct TokenTableStatements {
   TokenTable* table;
@@ -29,7 +32,11 @@ struct TokenTableStatements {
   Statement mark;
   Statement scan_first;
   Statement scan_next;
+  Statement scan_row;
+  Statement keys_first;
+  Statement keys_next;
   Statement existing;
+  Statement stored;
   Statement read;  // with the rights of whoever reads
 };
 

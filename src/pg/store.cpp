@@ -28,12 +28,12 @@ Statement select_paused = {"SELECT coalesce((SELECT paused FROM token_refresh.co
 Statement list_due = {
     "SELECT d.id, d.provider FROM unnest($1, $2) WITH ORDINALITY AS q(provider, quota, n),"
     " LATERAL (SELECT s.id, s.provider, s.due_at FROM token_refresh.schedule s"
-    "   WHERE s.provider = q.provider AND s.due_at <= $3 AND NOT s.settling"
-    "   AND NOT EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.token_table = s.token_table"
-    "    AND p.row_key = s.row_key AND p.retry_at > $3 AND (p.due_at <= $3) IS NOT TRUE)"
+    "   WHERE s.provider = q.provider AND s.due_at <= $3 AND NOT s.settling AND s.row_key IS NOT NULL"
+    "   AND NOT EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.schedule_id = s.id"
+    "    AND p.retry_at > $3 AND (p.due_at <= $3) IS NOT TRUE)"
     "   ORDER BY s.due_at LIMIT q.quota) d"
     " UNION ALL SELECT s.id, s.provider FROM token_refresh.parked_result p JOIN token_refresh.schedule s"
-    "   ON s.token_table = p.token_table AND s.row_key = p.row_key"
+    "   ON s.id = p.schedule_id AND s.row_key IS NOT NULL"
     "   WHERE p.retry_at <= $3 AND s.provider = ANY ($1) AND (s.due_at <= $3) IS NOT TRUE",
     3,
     {INT4ARRAYOID, INT4ARRAYOID, TIMESTAMPTZOID},
@@ -45,16 +45,28 @@ Statement next_due = {
     "   WHERE t.at > $2), min(d.due_at))"
     " FROM unnest($1) AS q(provider),"
     " LATERAL (SELECT s.due_at FROM token_refresh.schedule s"
-    "   WHERE s.provider = q.provider AND s.due_at > $2 ORDER BY s.due_at LIMIT 1) d",
+    "   WHERE s.provider = q.provider AND s.due_at > $2 AND s.row_key IS NOT NULL ORDER BY s.due_at LIMIT 1) d",
     2,
     {INT4ARRAYOID, TIMESTAMPTZOID},
     nullptr};
 
-// Parked while somebody was deleting the row. What has been parked before this process began may be waiting for the
-// rest of a dump: that is left to the sweep, which looks at the table itself.
+// What rows have left behind whose transaction has deleted them and not brought them back.
+Statement drop_deleted = {
+    "WITH gone AS (DELETE FROM token_refresh.schedule WHERE id IN (SELECT s.id FROM token_refresh.schedule s"
+    "  WHERE s.row_key IS NULL AND s.missed_at IS NULL LIMIT 10000 FOR UPDATE SKIP LOCKED) RETURNING id)"
+    " DELETE FROM token_refresh.parked_result p USING gone WHERE p.schedule_id = gone.id",
+    0,
+    {},
+    nullptr};
+
+// Parked while the schedule was being emptied. What has been parked before this process began may be waiting for the
+// rest of a dump, what was parked for a table before it was attached waits for its rows: that is left to the sweep,
+// which looks at the table itself. What is parked for a table that has been detached waits for it to be attached.
 Statement drop_orphans = {
     "DELETE FROM token_refresh.parked_result p WHERE p.retry_at <= $1 AND p.parked_at >= $2 AND NOT EXISTS"
-    " (SELECT FROM token_refresh.schedule s WHERE s.token_table = p.token_table AND s.row_key = p.row_key)",
+    " (SELECT FROM token_refresh.schedule s WHERE s.id = p.schedule_id)"
+    " AND NOT EXISTS (SELECT FROM token_refresh.token_table t WHERE t.id = p.token_table AND t.attached_at > p.parked_at)"
+    " AND NOT EXISTS (SELECT FROM token_refresh.former_token_table f WHERE f.id = p.token_table)",
     2,
     {TIMESTAMPTZOID, TIMESTAMPTZOID},
     nullptr};
@@ -194,6 +206,7 @@ Result<DueList> PgStore::ListDue(Micros now, std::span<const DueQuota> quotas) {
     Datum providers = MakeArray(n, INT4OID, [&](int i, bool*) { return Int32GetDatum(quotas[i].provider_id); });
     Datum limits = MakeArray(n, INT4OID, [&](int i, bool*) { return Int32GetDatum(quotas[i].limit); });
     Datum times[] = {TimestampTzGetDatum(ToTimestamp(now)), TimestampTzGetDatum(MyStartTimestamp)};
+    Execute(&drop_deleted, nullptr, false);
     Execute(&drop_orphans, times, false);
     Execute(&settle, times, false);
     Datum due_values[] = {providers, limits, TimestampTzGetDatum(ToTimestamp(now))};
@@ -214,10 +227,6 @@ Result<DueList> PgStore::ListDue(Micros now, std::span<const DueQuota> quotas) {
   list.rows.resize(count);
   if (has_next) list.next_due_at = FromTimestamp(next);
   return list;
-}
-
-std::string ParkedRowKey(int32_t token_table, const std::string& row_key) {
-  return std::to_string(token_table) + ":" + row_key;
 }
 
 }  // namespace token_refresh

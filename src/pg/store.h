@@ -53,13 +53,25 @@ class PgStore final : public Store {
  private:
   struct ClaimScratch;
   struct StoredToken {
+    bool attached = true;       // its table
     bool readable = false;      // else nothing is known
     bool exists = false;
     std::string refresh_token;  // as stored; empty: none
     Secret opened;              // by the table's own function, if it has one
     int64_t generation = -1;    // of its schedule; -1: it has none
+    bool moved = false;         // the schedule has the row under another key
+    std::string row_key;        // that key
+    bool awaited = false;       // if it does not exist, it may still turn up
   };
   static StoredToken ToStored(const TokenRow& row);
+  // Outcomes on their way into the database. targets and verdicts are as long as they.
+  struct Saving {
+    Micros now;
+    std::span<const Outcome> outcomes;
+    bool from_parked;
+    std::vector<SaveTarget> targets;
+    std::vector<SaveVerdict> verdicts;
+  };
   struct ParkedOutcomes {
     std::vector<Outcome> outcomes;
     std::vector<char> disconnected;  // as long as outcomes
@@ -73,58 +85,48 @@ class PgStore final : public Store {
   Error Complain(const char* doing, const PostgresError& error);
   const std::string& ProviderName(int32_t id) const;
   std::vector<std::string> ProviderNames(std::span<const Outcome> outcomes) const;
-  Result<Secret> OpenRefreshToken(const KeyRing& ring, const Claim& claim, std::string_view stored,
-                                  std::string_view opened) const;
+  Result<Secret> OpenRefreshToken(const KeyRing& ring, int32_t token_table, const std::string& row_key,
+                                  std::string_view stored, std::string_view opened) const;
 
   // Claiming (store_claim.cpp).
   Status ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch);
   void OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch);
+  std::vector<int32_t> TablesFullOfUnsaved() const;
   void NoteUnopened(int64_t journal_id, const std::vector<Claim>& opened, const std::vector<Claim>& unopened,
                     bool blame_rows);
   Result<int64_t> NoteInFlight(const std::vector<int64_t>& schedule_ids);
 
   // Parked results (store_parked.cpp).
   Result<ParkedOutcomes> LoadParked(const std::vector<int64_t>& schedule_ids);
-  void Postpone(const std::vector<ParkedKey>& rows, const char* reason, int least_seconds);
+  void Postpone(const std::vector<int64_t>& schedule_ids, const char* reason, int least_seconds);
   void RetryParked(Micros now, std::span<const ClaimRequest> requests, ClaimBatch* batch);
   void ClaimParked(std::vector<Claim> claims, ClaimBatch* batch);
   void ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests, ClaimBatch* batch);
-  void Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-            const std::string& reason, std::vector<SaveVerdict>* verdicts);
+  void Park(Saving* saving, const std::vector<size_t>& which, const std::string& reason);
 
   // Saving (store_save.cpp). which are indices into outcomes.
   std::vector<SaveVerdict> SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked);
-  // expected: per outcome, the refresh token (sealed) that must still be stored.
-  void SaveOrPark(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                  const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
-  bool SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts, PostgresError* error,
-                bool schedule_only = false);
-  void SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                    const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
-  void GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
-                   const std::vector<std::string>& expected, const PostgresError& error,
-                   std::vector<SaveVerdict>* verdicts);
+  void CountUnsaved(const Saving& saving);
+  void SaveOrPark(Saving* saving, const std::vector<size_t>& which);
+  bool SaveOnce(Saving* saving, const std::vector<size_t>& which, PostgresError* error, bool schedule_only = false);
+  void SaveOneByOne(Saving* saving, const std::vector<size_t>& which);
+  void GiveUpOnRow(Saving* saving, size_t i, const PostgresError& error);
   std::string DescribeRejection(const Outcome& outcome, const PostgresError& error) const;
   // The journal: what a transaction has to know of it, and what comes after one that has succeeded.
   std::vector<OpenNote> NotesOf(std::span<const Outcome> outcomes, const std::vector<size_t>& which) const;
   void SettleNotes(std::span<const Outcome> outcomes, const std::vector<size_t>& settled);
 
   // What a save did not match (store_resolve.cpp).
-  std::vector<size_t> ResolveMissed(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
-                                    bool from_parked, std::vector<std::string>* expected,
-                                    std::vector<SaveVerdict>* verdicts);
-  void HandleIgnored(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
-                     const std::vector<std::string>& expected, std::vector<SaveVerdict>* verdicts);
-  void KeepUnclear(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& unclear, bool from_parked,
-                   std::vector<SaveVerdict>* verdicts);
-  void AuditSuperseded(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& superseded,
-                       Discard discard, bool from_parked, std::vector<SaveVerdict>* verdicts);
-  Sameness Compare(const Result<const KeyRing*>& ring, const Claim& claim, const StoredToken& current) const;
-  Result<std::vector<StoredToken>> LoadStored(std::span<const Outcome> outcomes, const std::vector<size_t>& which);
+  std::vector<size_t> ResolveMissed(Saving* saving, const std::vector<size_t>& which);
+  void HandleIgnored(Saving* saving, size_t i);
+  void KeepUnclear(Saving* saving, const std::vector<size_t>& unclear, const char* reason);
+  void AuditSuperseded(Saving* saving, const std::vector<size_t>& superseded, Discard discard);
+  Sameness Compare(const Result<const KeyRing*>& ring, const Claim& claim, const std::string& row_key,
+                   const StoredToken& current) const;
+  Result<std::vector<StoredToken>> LoadStored(const Saving& saving, const std::vector<size_t>& which);
 
   // Upkeep (store_upkeep.cpp).
-  enum class SweepStage { kIdle, kReconcile, kDropOrphans };
+  enum class SweepStage { kIdle, kFindMissing, kReconcile, kCleanUp };
   struct SweepState {
     SweepStage stage = SweepStage::kIdle;
     int32_t table = 0;
@@ -132,6 +134,8 @@ class PgStore final : public Store {
     bool one_by_one = false;  // the batch has failed as a whole
     bool locked = false;      // rows were left out because somebody held them
     bool empty = false;       // the table has no row
+    bool detached = false;    // or it is about to be
+    Micros began_at = 0;
   };
   struct SweptTable {
     int32_t id = 0;
@@ -139,13 +143,17 @@ class PgStore final : public Store {
     Micros poll_interval = 0;  // 0: the setting
     Micros swept_at = 0;       // 0: never
     bool locked = false;       // rows were left out then
+    int failures = 0;          // sweeps that have failed in a row
+    std::optional<SweepState> paused;  // the table was suspended in the middle of a sweep
   };
   static Micros SweepDueAt(const SweptTable& table);
   std::optional<PostgresError> SweepBatch(bool* ended);
   void ListTables();
+  void ReleaseDetached(const std::vector<SweptTable>& before);
   bool StartSweep(Micros now);
   void NextSweepStage(Micros now, bool failed);
-  void TrimAudit();
+  bool PauseSweep();
+  void Trim();
 
   MemoryContext scratch_context_;
   Oid extension_ = InvalidOid;
@@ -156,7 +164,10 @@ class PgStore final : public Store {
   uint64_t paused_at_version_ = 0;
   Micros last_complaint_at_ = 0;
   std::unordered_map<int32_t, std::string> provider_names_;
+  std::unordered_map<int64_t, int32_t> unsaved_;  // schedule id and table of the tokens that could not even be parked
   std::unordered_map<int64_t, int> journal_left_;          // claims not saved yet, per journal note
+  // Per schedule id, the digest of the refresh token in the row: by it a sweep knows a row whose key has changed.
+  std::unordered_map<int64_t, std::string> in_flight_;
 };
 
 // Shared by the files of the store ---------------------------------------------
@@ -164,8 +175,5 @@ class PgStore final : public Store {
 constexpr const char* kActivityClaim = "token_refresh: claiming due credentials";
 constexpr const char* kActivitySave = "token_refresh: storing answers";
 constexpr const char* kActivityUpkeep = "token_refresh: reconciling the schedule";
-
-// Where the ciphertexts of a parked result are bound to.
-std::string ParkedRowKey(int32_t token_table, const std::string& row_key);
 
 }  // namespace token_refresh

@@ -3,6 +3,7 @@
 #include "core/token_cipher.h"
 #include "pg/claim_statements.h"
 #include "pg/keys.h"
+#include "pg/outcome_log.h"
 #include "pg/seal_outcomes.h"
 #include "pg/store.h"
 
@@ -44,13 +45,22 @@ struct PgStore::ClaimScratch {
 
 Status PgStore::ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch) {
   MemoryContextReset(scratch_context_);
+  const std::vector<int32_t> full = TablesFullOfUnsaved();
   auto error = RunPostgres(kActivityClaim, [&] {
     scratch->rows =
         static_cast<PlainClaim*>(MemoryContextAllocZero(scratch_context_, sizeof(PlainClaim) * requests.size()));
-    scratch->journal_id = ReadAndNoteClaims(now, requests, scratch_context_, scratch->rows);
+    scratch->journal_id = ReadAndNoteClaims(now, requests, full, scratch_context_, scratch->rows);
   });
   if (error) return Complain("claiming due credentials", *error);
   return Ok();
+}
+
+std::vector<int32_t> PgStore::TablesFullOfUnsaved() const {
+  std::unordered_map<int32_t, size_t> of_table;
+  std::vector<int32_t> full;
+  for (const auto& [schedule_id, token_table] : unsaved_)
+    if (++of_table[token_table] == kUnsavedOfTable) full.push_back(token_table);
+  return full;
 }
 
 void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch) {
@@ -62,15 +72,18 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
     const PlainClaim& row = scratch->rows[i];
     if (!row.claimed) continue;
     Claim claim = MakeClaim(requests[i], row, scratch->journal_id);
-    Result<Secret> opened = ring.ok() ? OpenRefreshToken(**ring, claim, claim.stored_refresh_token, OpenedView(row.token))
+    Result<Secret> opened = ring.ok() ? OpenRefreshToken(**ring, claim.token_table, claim.row_key,
+                                                         claim.stored_refresh_token, OpenedView(row.token))
                                       : Result<Secret>(ring.error());
     if (opened.ok()) {
       claim.refresh_token = std::move(*opened);
+      in_flight_[claim.schedule_id] = StoredDigest(claim.stored_refresh_token);
       batch->claims.push_back(std::move(claim));
       continue;
     }
     batch->refused.push_back({claim.schedule_id, Refusal::kUnreadable});
-    if (ring.ok()) ReportToLog(WARNING, ("a refresh token cannot be opened: " + opened.error().message).c_str());
+    if (ring.ok())
+      LogUnopened(claim, ProviderName(claim.provider_id), KnownTokenTable(claim.token_table), opened.error().message);
     unopened.push_back(std::move(claim));
   }
   journal_left_[scratch->journal_id] = static_cast<int>(batch->claims.size());
@@ -90,12 +103,13 @@ void PgStore::NoteUnopened(int64_t journal_id, const std::vector<Claim>& opened,
     int64_t* ids = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
     int64_t* generations = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
     const char** messages = static_cast<const char**>(palloc(sizeof(char*) * count));
+    Micros* until = static_cast<Micros*>(palloc0(sizeof(Micros) * count));
     for (int i = 0; i < count; i++) {
       ids[i] = unopened[i].schedule_id;
       generations[i] = unopened[i].generation;
       messages[i] = "the stored refresh token does not open with the keys at hand";
     }
-    NoteUnreadable(ids, generations, messages, count);
+    NoteUnreadable(ids, generations, messages, until, count);
   });
   if (error) {
     // A note of which nothing is left goes with the next one that is finished.
@@ -106,11 +120,10 @@ void PgStore::NoteUnopened(int64_t journal_id, const std::vector<Claim>& opened,
 }
 
 // opened: what the table's own function has made of it, if it has one.
-Result<Secret> PgStore::OpenRefreshToken(const KeyRing& ring, const Claim& claim, std::string_view stored,
-                                         std::string_view opened) const {
-  const TokenCipher cipher = CipherOf(claim.token_table);
-  if (cipher.kind != TableCipher::kFunctions)
-    return OpenStoredToken(ring, cipher, claim.row_key, "refresh_token", stored);
+Result<Secret> PgStore::OpenRefreshToken(const KeyRing& ring, int32_t token_table, const std::string& row_key,
+                                         std::string_view stored, std::string_view opened) const {
+  const TokenCipher cipher = CipherOf(token_table);
+  if (cipher.kind != TableCipher::kFunctions) return OpenStoredToken(ring, cipher, row_key, "refresh_token", stored);
   if (opened.empty()) return Error{ErrorCode::kNotAuthentic, "the decrypt function of the table gives nothing", {}};
   return Secret(opened);
 }

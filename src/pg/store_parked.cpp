@@ -23,15 +23,15 @@ constexpr const char* kUnopened = "what is parked does not open with the keys at
 
 // To a refresh token that came alone belong the times of the access token that is stored.
 Statement read_parked = {
-    "SELECT s.id, s.provider, p.token_table, p.row_key, p.replaces_refresh_token, p.access_token, p.refresh_token,"
+    "SELECT s.id, s.provider, s.token_table, s.row_key, p.replaces_refresh_token, p.access_token, p.refresh_token,"
     " p.token_type, p.scope,"
     " CASE WHEN p.access_token IS NULL THEN s.last_refreshed_at ELSE p.issued_at END,"
     " CASE WHEN p.access_token IS NULL THEN s.expires_at ELSE p.expires_at END,"
     " p.refresh_expires_at,"
     " CASE WHEN p.access_token IS NULL THEN s.due_at ELSE p.due_at END,"
-    " p.generation, s.attempts, s.lost_response, s.status = 'disconnected'"
-    " FROM unnest($1) AS r(id) JOIN token_refresh.schedule s ON s.id = r.id"
-    " JOIN token_refresh.parked_result p ON p.token_table = s.token_table AND p.row_key = s.row_key",
+    " p.generation, s.attempts, s.lost_response, s.status = 'disconnected', p.replaces"
+    " FROM unnest($1) AS r(id) JOIN token_refresh.schedule s ON s.id = r.id AND s.row_key IS NOT NULL"
+    " JOIN token_refresh.parked_result p ON p.schedule_id = s.id",
     1,
     {INT8ARRAYOID},
     nullptr};
@@ -41,6 +41,7 @@ struct PlainParked {
   int32_t provider, token_table, attempts;
   char *row_key, *token_type, *scope;
   bytea *replaces, *access_token, *refresh_token;  // not both of the last two are null
+  bytea* replaced_digest;                          // may be null
   bool expires, refresh_expires, due, lost_response, disconnected;
   TimestampTz issued_at, expires_at, refresh_expires_at, due_at;
   TokenRow token;  // what its table says of the row
@@ -85,11 +86,13 @@ void ReadRow(HeapTuple tuple, TupleDesc desc, PlainParked* row) {
   row->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 15, &is_null));
   row->lost_response = DatumGetBool(SPI_getbinval(tuple, desc, 16, &is_null));
   row->disconnected = DatumGetBool(SPI_getbinval(tuple, desc, 17, &is_null));
+  row->replaced_digest = GetBytes(tuple, desc, 18);
 }
 
 // What the row's own table says of it.
 void ReadTableRow(MemoryContext context, PlainParked* row) {
-  TokenTable* table = GetTokenTable(row->token_table);
+  TokenTable* table = FindTokenTable(row->token_table);
+  if (table == nullptr) return;
   const char* key = row->row_key;
   ReadTokenRows(table, &key, 1, context, &row->token);
   row->refresh_margin = table->refresh_margin;
@@ -120,7 +123,7 @@ Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
   claim.attempts = row.attempts;
   claim.lost_response = row.lost_response;
   claim.last_refreshed_at = FromTimestamp(row.issued_at);
-  std::string key = ParkedRowKey(row.token_table, claim.row_key);
+  std::string key = std::to_string(row.schedule_id);
   Result<Secret> replaced = Open(ring, {kParkedPlace, key, "replaces_refresh_token"}, View(row.replaces));
   if (!replaced.ok()) return replaced.error();
   Result<Secret> refresh = row.refresh_token != nullptr
@@ -167,18 +170,21 @@ Result<PgStore::ParkedOutcomes> PgStore::LoadParked(const std::vector<int64_t>& 
   if (error) return Complain("reading parked results", *error);
   Result<const KeyRing*> ring = LoadKeyRing();
   ParkedOutcomes parked;
-  std::vector<ParkedKey> unopened;
+  std::vector<int64_t> unopened;
   for (uint64 i = 0; i < count; i++) {
     Result<Outcome> outcome = ring.ok() ? MakeOutcome(**ring, rows[i]) : Result<Outcome>(ring.error());
     StoredToken stored = ToStored(rows[i].token);
     WipeOpened(&rows[i].token, 1);
     if (!outcome.ok()) {
       if (unopened.empty()) ReportToLog(WARNING, ("parked results cannot be opened: " + outcome.error().message).c_str());
-      unopened.push_back({rows[i].token_table, rows[i].row_key});
+      unopened.push_back(rows[i].schedule_id);
       continue;
     }
-    // If another token stands in the row by now, nothing compares with nothing.
-    if (Compare(ring, outcome->claim, stored) == Sameness::kSame)
+    // As it is stored, a native one does not open under another key. If another token stands in the row by now,
+    // nothing compares with nothing.
+    const bool same_envelope = !stored.refresh_token.empty() && rows[i].replaced_digest != nullptr &&
+                               StoredDigest(stored.refresh_token) == View(rows[i].replaced_digest);
+    if (same_envelope || Compare(ring, outcome->claim, outcome->claim.row_key, stored) == Sameness::kSame)
       outcome->claim.stored_refresh_token = stored.refresh_token;
     parked.outcomes.push_back(std::move(*outcome));
     parked.disconnected.push_back(rows[i].disconnected);
@@ -187,9 +193,9 @@ Result<PgStore::ParkedOutcomes> PgStore::LoadParked(const std::vector<int64_t>& 
   return parked;
 }
 
-void PgStore::Postpone(const std::vector<ParkedKey>& rows, const char* reason, int least_seconds) {
-  if (rows.empty()) return;
-  auto error = RunPostgres(kActivitySave, [&] { PostponeParked(rows, reason, least_seconds); });
+void PgStore::Postpone(const std::vector<int64_t>& schedule_ids, const char* reason, int least_seconds) {
+  if (schedule_ids.empty()) return;
+  auto error = RunPostgres(kActivitySave, [&] { PostponeParked(schedule_ids, reason, least_seconds); });
   if (error) Complain("postponing parked results", *error);
 }
 
@@ -244,23 +250,24 @@ void PgStore::ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests,
   batch->refused.insert(batch->refused.end(), more->refused.begin(), more->refused.end());
 }
 
-void PgStore::Park(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which, bool from_parked,
-                   const std::string& reason, std::vector<SaveVerdict>* verdicts) {
-  Result<std::vector<SealedTokens>> sealed = SealForParking(outcomes, which);
+void PgStore::Park(Saving* saving, const std::vector<size_t>& which, const std::string& reason) {
+  const std::span<const Outcome> outcomes = saving->outcomes;
+  Result<std::vector<SealedTokens>> sealed = SealForParking(outcomes, saving->targets, which);
   if (!sealed.ok()) return;
   std::vector<std::string> messages(outcomes.size(), reason);
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<OpenNote> notes = NotesOf(outcomes, which);
-  SaveWork work{now, 0, outcomes, *sealed, {}, which, names, messages, notes, from_parked, {}};
+  SaveWork work{saving->now, 0,        outcomes, *sealed, saving->targets, which, names,
+                messages,    notes, saving->from_parked, {}};
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteParked(work, reason); });
   if (failed) {
     Complain("parking fresh tokens", *failed);
     if (which.size() == 1) return;
-    for (size_t i : which) Park(now, outcomes, {i}, from_parked, reason, verdicts);
+    for (size_t i : which) Park(saving, {i}, reason);
     return;
   }
   SettleNotes(outcomes, which);
-  for (size_t i : which) (*verdicts)[i] = SaveVerdict::kParked;
+  for (size_t i : which) saving->verdicts[i] = SaveVerdict::kParked;
   failed = RunPostgres(kActivitySave, [&] { ScheduleParked(work); });
   if (failed) Complain("scheduling parked tokens", *failed);
 }

@@ -2,6 +2,7 @@
 // table rejects is parked. A compare-and-set that did not match is looked into (store_resolve.cpp).
 #include <set>
 
+#include "pg/catalog.h"
 #include "pg/feed.h"
 #include "pg/outcome_log.h"
 #include "pg/save_statements.h"
@@ -50,6 +51,7 @@ std::vector<OpenNote> PgStore::NotesOf(std::span<const Outcome> outcomes, const 
 
 void PgStore::SettleNotes(std::span<const Outcome> outcomes, const std::vector<size_t>& settled) {
   for (size_t i : settled) {
+    in_flight_.erase(outcomes[i].claim.schedule_id);
     auto found = journal_left_.find(outcomes[i].claim.journal_id);
     if (found != journal_left_.end()) found->second--;
   }
@@ -68,39 +70,47 @@ std::vector<SaveVerdict> PgStore::Save(Micros now, std::span<const Outcome> outc
 }
 
 std::vector<SaveVerdict> PgStore::SaveAll(Micros now, std::span<const Outcome> outcomes, bool from_parked) {
-  std::vector<SaveVerdict> verdicts(outcomes.size(), SaveVerdict::kNotStored);
-  std::vector<std::string> expected;
-  expected.reserve(outcomes.size());
-  for (const Outcome& outcome : outcomes) expected.push_back(outcome.claim.stored_refresh_token);
+  Saving saving{now, outcomes, from_parked, {}, std::vector<SaveVerdict>(outcomes.size(), SaveVerdict::kNotStored)};
+  saving.targets.reserve(outcomes.size());
+  for (const Outcome& outcome : outcomes)
+    saving.targets.push_back({outcome.claim.row_key, outcome.claim.stored_refresh_token});
   // Table by table, so that what one of them makes of it concerns no other.
   for (std::vector<size_t>& of_table : ByTable(outcomes)) {
     for (std::vector<size_t> which = std::move(of_table); !which.empty();) {
-      SaveOrPark(now, outcomes, which, from_parked, expected, &verdicts);
-      which = ResolveMissed(now, outcomes, which, from_parked, &expected, &verdicts);
+      SaveOrPark(&saving, which);
+      which = ResolveMissed(&saving, which);
     }
   }
-  return verdicts;
+  if (!from_parked) CountUnsaved(saving);
+  return std::move(saving.verdicts);
 }
 
-void PgStore::SaveOrPark(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
-                         bool from_parked, const std::vector<std::string>& expected,
-                         std::vector<SaveVerdict>* verdicts) {
+void PgStore::CountUnsaved(const Saving& saving) {
+  for (size_t i = 0; i < saving.outcomes.size(); i++) {
+    const Outcome& outcome = saving.outcomes[i];
+    if (saving.verdicts[i] == SaveVerdict::kNotStored && outcome.HasNewTokens())
+      unsaved_[outcome.claim.schedule_id] = outcome.claim.token_table;
+    else
+      unsaved_.erase(outcome.claim.schedule_id);
+  }
+}
+
+void PgStore::SaveOrPark(Saving* saving, const std::vector<size_t>& which) {
   PostgresError error;
-  if (SaveOnce(now, outcomes, which, from_parked, expected, verdicts, &error)) return;
-  const bool one_by_one = which.size() > 1 && !IsSuspended(outcomes[which.front()].claim.token_table, now);
-  if (one_by_one) return SaveOneByOne(now, outcomes, which, from_parked, expected, verdicts);
-  for (size_t i : which) GiveUpOnRow(now, outcomes, i, from_parked, expected, error, verdicts);
+  if (SaveOnce(saving, which, &error)) return;
+  const int32_t token_table = saving->outcomes[which.front()].claim.token_table;
+  if (which.size() > 1 && !IsSuspended(token_table, saving->now)) return SaveOneByOne(saving, which);
+  for (size_t i : which) GiveUpOnRow(saving, i, error);
 }
 
-bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
-                       bool from_parked, const std::vector<std::string>& expected,
-                       std::vector<SaveVerdict>* verdicts, PostgresError* error, bool schedule_only) {
+bool PgStore::SaveOnce(Saving* saving, const std::vector<size_t>& which, PostgresError* error, bool schedule_only) {
+  const std::span<const Outcome> outcomes = saving->outcomes;
   const int32_t token_table = outcomes[which.front()].claim.token_table;
-  if (!schedule_only && IsSuspended(token_table, now)) {
+  if (!schedule_only && IsSuspended(token_table, saving->now)) {
     *error = {ERRCODE_QUERY_CANCELED, kSuspendedMessage};
     return false;
   }
-  Result<std::vector<SealedTokens>> sealed = SealForTable(outcomes, which);
+  Result<std::vector<SealedTokens>> sealed = SealForTable(outcomes, saving->targets, which);
   if (!sealed.ok()) {
     ReportToLog(WARNING, ("cannot seal fresh tokens: " + sealed.error().message).c_str());
     return false;
@@ -109,28 +119,25 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
   std::vector<std::string> names = ProviderNames(outcomes);
   std::vector<OpenNote> notes = NotesOf(outcomes, which);
   std::vector<char> written(outcomes.size()), outdated(outcomes.size());
-  SaveWork work{now,      token_table, outcomes,    *sealed, expected,      which,   names,
-                messages, notes,       from_parked, written, schedule_only, outdated};
+  SaveWork work{saving->now, token_table, outcomes, *sealed, saving->targets, which, names,
+                messages,    notes,       saving->from_parked, written, schedule_only, outdated};
   SetOwnWrites(0);
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteOutcomes(work); });
   if (failed) {
-    if (failed->sqlstate == ERRCODE_QUERY_CANCELED) Suspend(token_table, FromTimestamp(GetCurrentTimestamp()));
     std::vector<size_t> current;
     for (size_t i : which)
       if (!outdated[i]) current.push_back(i);
     if (current.size() < which.size()) {
       for (size_t i : which)
-        if (outdated[i]) (*verdicts)[i] = SaveVerdict::kSuperseded;
-      return current.empty() || SaveOnce(now, outcomes, current, from_parked, expected, verdicts, error, schedule_only);
+        if (outdated[i]) saving->verdicts[i] = SaveVerdict::kSuperseded;
+      return current.empty() || SaveOnce(saving, current, error, schedule_only);
     }
     *error = std::move(*failed);
     return false;
   }
-  // Only a write tells that the owner's triggers have come to their senses; a read does not run them.
-  if (!schedule_only) EndSuspension(token_table);
   std::vector<size_t> saved;
   for (size_t i : which) {
-    (*verdicts)[i] = written[i] ? SaveVerdict::kSaved : SaveVerdict::kSuperseded;
+    saving->verdicts[i] = written[i] ? SaveVerdict::kSaved : SaveVerdict::kSuperseded;
     if (!written[i]) continue;
     saved.push_back(i);
     LogOutcome(outcomes[i], names[i]);
@@ -139,38 +146,36 @@ bool PgStore::SaveOnce(Micros now, std::span<const Outcome> outcomes, const std:
   return true;
 }
 
-void PgStore::GiveUpOnRow(Micros now, std::span<const Outcome> outcomes, size_t i, bool from_parked,
-                          const std::vector<std::string>& expected, const PostgresError& error,
-                          std::vector<SaveVerdict>* verdicts) {
-  std::string reason = error.sqlstate == 0 ? "no key to seal with" : DescribeRejection(outcomes[i], error);
-  LogRejected(outcomes[i], ProviderName(outcomes[i].claim.provider_id), reason);
-  if (outcomes[i].HasNewTokens()) return Park(now, outcomes, {i}, from_parked, reason, verdicts);
+void PgStore::GiveUpOnRow(Saving* saving, size_t i, const PostgresError& error) {
+  const Outcome& outcome = saving->outcomes[i];
+  std::string reason = error.sqlstate == 0 ? "no key to seal with" : DescribeRejection(outcome, error);
+  LogRejected(outcome, ProviderName(outcome.claim.provider_id), reason);
+  if (outcome.HasNewTokens()) return Park(saving, {i}, reason);
   // A lock goes away by itself. A row that rejects its new status must not keep a dead grant in use.
   PostgresError again;
-  if (error.sqlstate != ERRCODE_LOCK_NOT_AVAILABLE)
-    (void)SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &again, true);
+  if (error.sqlstate != ERRCODE_LOCK_NOT_AVAILABLE) (void)SaveOnce(saving, {i}, &again, true);
 }
 
-void PgStore::SaveOneByOne(Micros now, std::span<const Outcome> outcomes, const std::vector<size_t>& which,
-                           bool from_parked, const std::vector<std::string>& expected,
-                           std::vector<SaveVerdict>* verdicts) {
+void PgStore::SaveOneByOne(Saving* saving, const std::vector<size_t>& which) {
   Micros started = FromTimestamp(GetCurrentTimestamp());
   std::vector<size_t> rest;
   for (size_t i : which) {
     if (FromTimestamp(GetCurrentTimestamp()) - started > kRowByRowBudget) {
-      if (outcomes[i].HasNewTokens()) rest.push_back(i);
+      if (saving->outcomes[i].HasNewTokens()) rest.push_back(i);
       continue;
     }
     PostgresError error;
-    if (!SaveOnce(now, outcomes, {i}, from_parked, expected, verdicts, &error))
-      GiveUpOnRow(now, outcomes, i, from_parked, expected, error, verdicts);
+    if (!SaveOnce(saving, {i}, &error)) GiveUpOnRow(saving, i, error);
   }
-  if (!rest.empty()) Park(now, outcomes, rest, from_parked, "saving took too long", verdicts);
+  if (!rest.empty()) Park(saving, rest, "saving took too long");
 }
 
 std::string PgStore::DescribeRejection(const Outcome& outcome, const PostgresError& error) const {
   // It may come from a batch, and quote another row of it.
   if (error.sqlstate == ERRCODE_QUERY_CANCELED) return "57014 the table's own triggers or functions took too long";
+  // The owner's own words may quote any row of the table.
+  if (outcome.claim.token_table != kBuiltInTokenTable && !error.names_objects_only)
+    return unpack_sql_state(error.sqlstate);
   std::vector<std::string_view> secrets = {outcome.claim.refresh_token.view()};
   if (outcome.tokens) secrets.push_back(outcome.tokens->access_token.view());
   secrets.push_back(outcome.NewRefreshToken().view());

@@ -19,7 +19,8 @@ namespace {
 Statement recover_in_flight = {
     "WITH lost AS (DELETE FROM token_refresh.in_flight WHERE id <> ALL ($1) RETURNING schedule_ids, claimed_at),"
     " ids AS (SELECT u.id, l.claimed_at FROM lost l, unnest(l.schedule_ids) AS u(id)),"
-    " marked AS (UPDATE token_refresh.schedule s SET lost_response = true, due_at = least(s.due_at, now()) FROM ids"
+    " marked AS (UPDATE token_refresh.schedule s SET lost_response = true, "
+    "  due_at = CASE WHEN s.row_key IS NOT NULL THEN least(s.due_at, now()) END FROM ids"
     "  WHERE s.id = ids.id AND s.status <> 'needs_reauth' AND coalesce(s.last_refreshed_at < ids.claimed_at, true)"
     "  RETURNING s.provider, s.token_table, s.row_key)"
     " INSERT INTO token_refresh.audit_event (event, provider, token_table, row_key, failure, actor)"
@@ -40,6 +41,27 @@ Statement list_tables = {
     {},
     nullptr};
 
+Statement forget_former = {
+    "WITH dropped AS (DELETE FROM token_refresh.former_token_table f WHERE NOT EXISTS"
+    "  (SELECT FROM pg_catalog.pg_class c WHERE c.oid = f.relation) RETURNING id)"
+    " DELETE FROM token_refresh.parked_result p USING dropped WHERE p.token_table = dropped.id",
+    0,
+    {},
+    nullptr};
+
+// The tables of the schedule are few: so only their rows are looked at that belong to none.
+Statement forget_unknown = {
+    "WITH RECURSIVE scheduled(token_table) AS (SELECT min(token_table) FROM token_refresh.schedule"
+    "  UNION ALL SELECT (SELECT min(s.token_table) FROM token_refresh.schedule s WHERE s.token_table > k.token_table)"
+    "  FROM scheduled k WHERE k.token_table IS NOT NULL)"
+    " DELETE FROM token_refresh.schedule WHERE id IN (SELECT s.id FROM scheduled k"
+    "  JOIN token_refresh.schedule s ON s.token_table = k.token_table"
+    "  WHERE NOT EXISTS (SELECT FROM token_refresh.token_table t WHERE t.id = k.token_table)"
+    "  LIMIT 10000 FOR UPDATE OF s SKIP LOCKED)",
+    0,
+    {},
+    nullptr};
+
 Statement forget_table = {
     "WITH scheduled AS (DELETE FROM token_refresh.schedule WHERE token_table = $1),"
     " parked AS (DELETE FROM token_refresh.parked_result WHERE token_table = $1),"
@@ -52,6 +74,8 @@ Statement forget_table = {
 
 // Rows that were locked are looked at again so soon.
 constexpr Micros kLockedPause = 30 * kSecond;
+// A sweep that fails is tried again after 2, 4, 8 ... s: a table may just be about to be restored.
+constexpr int kMostDoublings = 20;
 
 void ForgetTable(int32_t id) {
   Datum values[] = {Int32GetDatum(id)};
@@ -92,48 +116,61 @@ Micros PgStore::NextSweepAt() const {
 
 // By the settings as they are now, not as they were when the last sweep ended.
 Micros PgStore::SweepDueAt(const SweptTable& table) {
-  if (table.swept_at == 0) return 0;
+  const Micros suspended_until = SuspendedUntil(table.id, FromTimestamp(GetCurrentTimestamp()));
+  if (table.swept_at == 0 || table.paused) return suspended_until;
   const Micros polled = table.poll_interval > 0 ? table.poll_interval
                                                 : static_cast<Micros>(Settings::poll_interval_s) * kSecond;
   const Micros pause = table.polled ? polled : static_cast<Micros>(Settings::sweep_interval_s) * kSecond;
-  return table.swept_at + (table.locked ? std::min(pause, kLockedPause) : pause);
+  const Micros wanted = table.failures > 0 ? kSecond << std::min(table.failures, kMostDoublings)
+                        : table.locked     ? kLockedPause
+                                           : pause;
+  return std::max(table.swept_at + std::min(pause, wanted), suspended_until);
 }
 
 bool PgStore::SweepStep(Micros now) {
   if (sweep_.stage == SweepStage::kIdle) return StartSweep(now);
+  if (IsSuspended(sweep_.table, now)) return PauseSweep();
   bool ended = false;
   auto error = SweepBatch(&ended);
-  // The table's own code has used up its time: another try would use up as much again.
-  const bool timed_out = error && error->sqlstate == ERRCODE_QUERY_CANCELED;
-  if (timed_out) Suspend(sweep_.table, FromTimestamp(GetCurrentTimestamp()));
-  // A row that cannot be planned must not keep those behind it from being so.
-  const bool again = error && !timed_out && sweep_.stage == SweepStage::kReconcile && !sweep_.one_by_one;
-  // What is not there any more has been detached meanwhile.
-  if (error && !again && error->sqlstate != ERRCODE_UNDEFINED_OBJECT) Complain("reconciling the schedule", *error);
+  // A row that cannot be read or planned must not keep those behind it from being so.
+  const bool again = error && !sweep_.detached && sweep_.stage == SweepStage::kReconcile && !sweep_.one_by_one;
+  if (error && !again) Complain("reconciling the schedule", *error);
   sweep_.one_by_one = again;
-  if (!again && (error || ended)) NextSweepStage(now, error.has_value());
+  if (!again && (error || ended)) NextSweepStage(now, error || sweep_.detached);
   return true;
 }
 
 std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
   MemoryContextReset(scratch_context_);
   SweptBatch swept = {};
+  bool more = false;
+  std::vector<InFlightToken> in_flight(in_flight_.size());
+  size_t n = 0;
+  for (const auto& [schedule_id, digest] : in_flight_) {
+    in_flight[n].schedule_id = schedule_id;
+    digest.copy(in_flight[n++].digest, sizeof(InFlightToken::digest));
+  }
   auto error = RunPostgres(kActivityUpkeep, [&] {
-    TokenTable* table = GetTokenTable(sweep_.table);
+    TokenTable* table = FindTokenTable(sweep_.table);
+    swept.detached = table == nullptr || (sweep_.stage == SweepStage::kCleanUp && !HoldTokenTable(table->id));
+    if (swept.detached) return;
     if (!OidIsValid(get_rel_namespace(table->relation))) return ForgetTable(table->id);
     TokenTableStatements* statements = StatementsFor(sweep_.table);
-    if (sweep_.stage == SweepStage::kReconcile)
-      ReconcileBatch(statements, sweep_.cursor.c_str(), sweep_.one_by_one, &swept);
+    if (sweep_.stage == SweepStage::kFindMissing)
+      swept.last = FindMissingBatch(statements, sweep_.cursor.c_str(), in_flight);
+    else if (sweep_.stage == SweepStage::kReconcile)
+      ReconcileBatch(statements, sweep_.cursor.c_str(), sweep_.one_by_one, in_flight, &swept);
     else
-      swept.last = DropOrphansBatch(statements, sweep_.cursor.c_str(), sweep_.empty);
+      more = !CleanUpBatch(table->id, sweep_.began_at, sweep_.empty || table->hides_rows, sweep_.locked);
     if (swept.last != nullptr) swept.last = MemoryContextStrdup(scratch_context_, swept.last);
   });
   if (error) return error;
   if (swept.failed_sqlstate != 0) Complain("planning a row", {swept.failed_sqlstate, {}});
+  sweep_.detached = swept.detached;
   sweep_.locked = sweep_.locked || swept.locked;
-  *ended = swept.last == nullptr;
+  *ended = swept.last == nullptr && !more;
   if (sweep_.stage == SweepStage::kReconcile && sweep_.cursor.empty()) sweep_.empty = *ended;
-  if (!*ended) sweep_.cursor = swept.last;
+  if (swept.last != nullptr) sweep_.cursor = swept.last;
   return std::nullopt;
 }
 
@@ -168,33 +205,59 @@ void PgStore::ListTables() {
   std::vector<SweptTable> before = std::move(swept_tables_);
   swept_tables_.clear();
   for (uint64 i = 0; i < count; i++) {
-    SweptTable table{listed[i].id, listed[i].polled, listed[i].poll_interval, 0, false};
-    for (const SweptTable& known : before) {
-      if (known.id != table.id) continue;
-      table.swept_at = known.swept_at;
-      table.locked = known.locked;
-    }
-    swept_tables_.push_back(table);
+    SweptTable table;
+    for (const SweptTable& known : before)
+      if (known.id == listed[i].id) table = known;
+    table.id = listed[i].id;
+    table.polled = listed[i].polled;
+    table.poll_interval = listed[i].poll_interval;
+    swept_tables_.push_back(std::move(table));
   }
+  ReleaseDetached(before);
+}
+
+// What this process knows of tables that are not attached any more. Looking for them lets it go.
+void PgStore::ReleaseDetached(const std::vector<SweptTable>& before) {
+  std::vector<int32_t> detached;
+  for (const SweptTable& table : before) {
+    auto same = [&](const SweptTable& listed) { return listed.id == table.id; };
+    if (std::none_of(swept_tables_.begin(), swept_tables_.end(), same)) detached.push_back(table.id);
+  }
+  if (detached.empty()) return;
+  auto error = RunPostgres(kActivityUpkeep, [&] {
+    for (int32_t id : detached) (void)FindTokenTable(id);
+  });
+  if (error) Complain("forgetting detached tables", *error);
 }
 
 bool PgStore::StartSweep(Micros now) {
   ListTables();
   for (SweptTable& table : swept_tables_) {
     if (SweepDueAt(table) > now) continue;
-    if (IsSuspended(table.id, now)) {
-      table.swept_at = now;
-      continue;
-    }
-    if (table.id == kBuiltInTokenTable) TrimAudit();
-    sweep_ = SweepState{SweepStage::kReconcile, table.id, "", false, false, false};
+    if (table.id == kBuiltInTokenTable) Trim();
+    if (table.paused)
+      sweep_ = std::move(*table.paused);
+    else
+      sweep_ = {.stage = SweepStage::kFindMissing, .table = table.id, .began_at = now};
+    table.paused.reset();
     return true;
   }
   return false;
 }
 
-void PgStore::TrimAudit() {
+// Goes on where it was when the table is not suspended any more.
+bool PgStore::PauseSweep() {
+  for (SweptTable& table : swept_tables_)
+    if (table.id == sweep_.table) table.paused = sweep_;
+  sweep_ = {};
+  return true;
+}
+
+// What is kept for a time only.
+void PgStore::Trim() {
   auto error = RunPostgres(kActivityUpkeep, [] {
+    Execute(&forget_former, nullptr, false);
+    Execute(&forget_unknown, nullptr, false);
     Datum retention[] = {Int32GetDatum(Settings::audit_retention_min)};
     Execute(&trim_audit, retention, false);
   });
@@ -203,8 +266,8 @@ void PgStore::TrimAudit() {
 
 void PgStore::NextSweepStage(Micros now, bool failed) {
   sweep_.cursor.clear();
-  if (sweep_.stage == SweepStage::kReconcile && !failed) {
-    sweep_.stage = SweepStage::kDropOrphans;
+  if (sweep_.stage != SweepStage::kCleanUp && !failed) {
+    sweep_.stage = sweep_.stage == SweepStage::kFindMissing ? SweepStage::kReconcile : SweepStage::kCleanUp;
     return;
   }
   sweep_.stage = SweepStage::kIdle;
@@ -212,6 +275,7 @@ void PgStore::NextSweepStage(Micros now, bool failed) {
     if (table.id != sweep_.table) continue;
     table.swept_at = now;
     table.locked = sweep_.locked;
+    table.failures = failed ? table.failures + 1 : 0;
   }
 }
 

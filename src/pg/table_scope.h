@@ -25,19 +25,24 @@ struct TableScope {
   int guc_nest_level;
 };
 
-// Caller is connected to SPI. writes: deferred triggers run at the end of each statement, as the owner, instead of at
+// Caller is connected to SPI. Locks the table, see LockTokenTable. writes: deferred triggers run at the end of each statement, as the owner, instead of at
 // COMMIT; also those of other tables, which the owner's triggers may write to.
 void EnterTableScope(const TokenTable& table, bool writes, TableScope* scope);
 void LeaveTableScope(const TableScope& scope);
 
 // The settings of a scope, for the rest of an OwnerScope: texts of keys must not depend on the session's.
 void FixKeyText();
+// The same for what the owner's SQL means, and for what becomes of the tokens in the parameters.
+void FixSqlMeaning();
 
 // An error that stayed in a subtransaction; palloc'd.
 struct TableError {
   int sqlstate;
   char* message;
 };
+
+// What a status says of a row that cannot be read; palloc'd. What the owner's own code says may quote a token.
+char* DescribeUnreadable(const TableError& error);
 
 // Runs f in a scope and a subtransaction of its own. False, with the error, when it raised;
 // the transaction goes on. Termination is not caught.
@@ -48,6 +53,7 @@ bool TryOnTable(const TokenTable& table, TableError* error, F&& f);
 struct TableAttempt {
   MemoryContext context;
   ResourceOwner owner;
+  ErrorContextCallback* error_context;
   TableScope scope;
 };
 void BeginTableAttempt(const TokenTable& table, TableAttempt* attempt);
@@ -70,6 +76,8 @@ bool TryOnTable(const TokenTable& table, TableError* error, F&& f) {
     failed = true;
   }
   PG_END_TRY();
+  // PG_END_TRY takes back what was there within the scope.
+  error_context_stack = attempt.error_context;
   return !failed;
 }
 

@@ -1,11 +1,10 @@
 #include "pg/table_sql.h"
 
+#include "pg/table_key_sql.h"
+#include "pg/table_time.h"
+
 extern "C" {
-#include "access/transam.h"
-#include "catalog/pg_collation.h"
 #include "lib/stringinfo.h"
-#include "parser/parse_coerce.h"
-#include "utils/json.h"
 }
 
 namespace token_refresh {
@@ -16,87 +15,17 @@ const char* Quoted(const TokenTable& table, TokenColumn column) { return table.c
 
 const char* Reference(const TokenTable& table, TokenColumn column) { return table.columns[column].reference; }
 
-// The table goes by its own name, which a filter may use, so nothing else here may have it.
+// The table goes by the name that its filter knows, so nothing else here may have it.
 const char* From(const TokenTable& table) { return psprintf("%s AS %s", table.quoted_name, table.alias); }
-
-// The n-th part of the row key that expression holds, as text.
-const char* KeyPart(const TokenTable& table, const char* expression, int n) {
-  if (table.key_count == 1) return expression;
-  return psprintf("(%s::pg_catalog.jsonb OPERATOR(pg_catalog.->>) %d)", expression, n);
-}
-
-// Whoever owns a type may make casts of it: those must not run in the name of a reader, and the trigger does not know them.
-bool HasOwnCasts(Oid type) { return getBaseType(type) >= FirstNormalObjectId; }
-
-// The value as text; as RowKey and SPI_getvalue have it.
-const char* AsText(const char* reference, Oid type) {
-  return psprintf(HasOwnCasts(type) ? "NULLIF(pg_catalog.concat(%s), '')" : "%s::text", reference);
-}
-
-// As KeyMatch, without a cast that somebody else may have made; the index may not serve.
-const char* KeyMatchForReader(const TokenTable& table, const char* expression) {
-  StringInfoData sql;
-  initStringInfo(&sql);
-  for (int i = 0; i < table.key_count; i++) {
-    const KeyColumn& key = table.keys[i];
-    const char* part = KeyPart(table, expression, i);
-    appendStringInfoString(&sql, i == 0 ? "" : " AND ");
-    if (HasOwnCasts(key.type_oid))
-      appendStringInfo(&sql, "pg_catalog.concat(%s) OPERATOR(pg_catalog.=) %s", key.reference, part);
-    else
-      appendStringInfo(&sql, "%s %s %s::%s", key.reference, key.equals, part, key.type);
-  }
-  return sql.data;
-}
-
-// "table.key = _new.key::type", so that the table's own index on its key serves.
-const char* KeyMatch(const TokenTable& table, const char* expression) {
-  StringInfoData sql;
-  initStringInfo(&sql);
-  for (int i = 0; i < table.key_count; i++) {
-    const KeyColumn& key = table.keys[i];
-    appendStringInfo(&sql, "%s%s %s %s::%s", i == 0 ? "" : " AND ", key.reference, key.equals,
-                     KeyPart(table, expression, i), key.type);
-  }
-  return sql.data;
-}
-
-const char* KeyText(const TokenTable& table) {
-  if (table.key_count == 1) return AsText(table.keys[0].reference, table.keys[0].type_oid);
-  StringInfoData sql;
-  initStringInfo(&sql);
-  for (int i = 0; i < table.key_count; i++)
-    appendStringInfo(&sql, "%s%s", i == 0 ? "pg_catalog.jsonb_build_array(" : ", ",
-                     AsText(table.keys[i].reference, table.keys[i].type_oid));
-  appendStringInfoString(&sql, ")::text");
-  return sql.data;
-}
-
-// "beyond the cursor" in the order of the key, in a form that its index serves.
-const char* KeyBeyond(const TokenTable& table, const char* expression) {
-  StringInfoData sql;
-  initStringInfo(&sql);
-  for (int i = 0; i < table.key_count; i++) {
-    const KeyColumn& key = table.keys[i];
-    const char* part = psprintf("%s::%s", KeyPart(table, expression, i), key.type);
-    const bool last = i == table.key_count - 1;
-    appendStringInfo(&sql, "(%s %s %s", key.reference, key.greater_than, part);
-    if (!last) appendStringInfo(&sql, " OR %s %s %s AND ", key.reference, key.equals, part);
-  }
-  for (int i = 0; i < table.key_count; i++) appendStringInfoChar(&sql, ')');
-  return sql.data;
-}
-
-const char* KeyOrder(const TokenTable& table) {
-  StringInfoData sql;
-  initStringInfo(&sql);
-  for (int i = 0; i < table.key_count; i++) appendStringInfo(&sql, "%s%s", i == 0 ? "" : ", ", table.keys[i].reference);
-  return sql.data;
-}
 
 const char* TextOr(const TokenTable& table, TokenColumn column, const char* otherwise) {
   return Has(table, column) ? AsText(Reference(table, column), table.columns[column].type_oid) : otherwise;
 }
+
+// What is read stays in memory until its batch is done.
+constexpr int kMostTokenBytes = 64 * 1024;
+
+const char* Cut(const char* text) { return psprintf("pg_catalog.left(%s, %d)", text, kMostCharacters); }
 
 const char* Subject(const TokenTable& table) { return TextOr(table, kColumnSubject, KeyText(table)); }
 
@@ -115,35 +44,14 @@ const char* FilterHolds(const TokenTable& table) {
   return table.filter == nullptr ? "true" : psprintf("((%s\n) IS TRUE)", table.filter);
 }
 
-const char* TimeFrom(const TokenTable& table, TokenColumn column) {
-  if (!Has(table, column)) return "NULL::timestamptz";
-  const char* column_value = Reference(table, column);
-  switch (table.columns[column].kind) {
-    case ColumnKind::kTimestamp:
-      return psprintf("(%s AT TIME ZONE %s)", column_value, quote_literal_cstr(table.time_zone));
-    case ColumnKind::kEpoch:
-      return psprintf("pg_catalog.to_timestamp(%s::double precision)", column_value);
-    default:
-      return psprintf("%s::timestamptz", column_value);
-  }
-}
-
-const char* TimeTo(const TokenTable& table, TokenColumn column, const char* expression) {
-  const char* type = table.columns[column].type;
-  switch (table.columns[column].kind) {
-    case ColumnKind::kTimestamp:
-      return psprintf("(%s AT TIME ZONE %s)::%s", expression, quote_literal_cstr(table.time_zone), type);
-    case ColumnKind::kEpoch:
-      return psprintf("pg_catalog.floor(EXTRACT(EPOCH FROM %s))::%s", expression, type);
-    default:
-      return psprintf("%s::%s", expression, type);
-  }
-}
-
 // The refresh token in a form that compares with what was loaded.
 const char* StoredRefreshToken(const TokenTable& table) {
   const char* stored = Reference(table, kColumnRefreshToken);
   return table.columns[kColumnRefreshToken].kind == ColumnKind::kBytea ? stored : psprintf("%s::text", stored);
+}
+
+const char* IsTooLong(const char* token) {
+  return psprintf("(coalesce(pg_catalog.octet_length(%s), 0) > %d)", token, kMostTokenBytes);
 }
 
 const char* HasRefreshToken(const TokenTable& table) {
@@ -154,7 +62,17 @@ const char* HasRefreshToken(const TokenTable& table) {
 const char* Encrypted(const TokenTable& table, TokenColumn column, const char* expression) {
   const char* type = table.columns[column].type;
   if (table.cipher != TableCipher::kFunctions) return psprintf("%s::%s", expression, type);
-  return psprintf("%s(%s, %s)::%s", table.encrypt_function, expression, Subject(table), type);
+  // The types decide which function of that name is meant.
+  return psprintf("%s(%s::text, %s::text)::%s", table.encrypt_function, expression, Subject(table), type);
+}
+
+// The refresh token as the decrypt function opens it.
+const char* Decrypted(const TokenTable& table) {
+  const bool bytes = table.columns[kColumnRefreshToken].kind == ColumnKind::kBytea;
+  const char* opened = psprintf("%s(%s::%s, %s::text)::text", table.decrypt_function,
+                                Reference(table, kColumnRefreshToken), bytes ? "bytea" : "text", Subject(table));
+  return psprintf("(SELECT CASE WHEN NOT %s THEN _opened.token END FROM (SELECT %s AS token OFFSET 0) AS _opened)",
+                  IsTooLong("_opened.token"), opened);
 }
 
 void AppendSet(StringInfo sql, const TokenTable& table, TokenColumn column, const char* expression) {
@@ -206,6 +124,21 @@ void AppendRefreshExpiry(StringInfo sql, const TokenTable& table) {
                    Quoted(table, kColumnRefreshExpiresAt), Reference(table, kColumnRefreshExpiresAt));
 }
 
+// The next rows beyond the cursor $1, in the order of the key.
+const char* NextKeys(const TokenTable& table, bool has_cursor, int limit) {
+  return psprintf("%s%s ORDER BY %s LIMIT %d", has_cursor ? " WHERE " : "", has_cursor ? KeyBeyond(table, "$1") : "",
+                  KeyOrder(table), limit);
+}
+
+// What the sweep wants to know of a row.
+const char* Scanned(const TokenTable& table) {
+  return psprintf("SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM %s", KeyText(table), Cut(ProviderName(table)),
+                  Cut(Subject(table)), Cut(Label(table)), HasRefreshToken(table),
+                  Cut(TextOr(table, kColumnStatus, "NULL::text")),
+                  TimeFrom(table, kColumnIssuedAt), TimeFrom(table, kColumnExpiresAt),
+                  TimeFrom(table, kColumnRefreshExpiresAt), FilterHolds(table), From(table));
+}
+
 }  // namespace
 
 Oid StoredArrayType(const TokenTable& table) {
@@ -218,14 +151,17 @@ Oid NewTokenArrayType(const TokenTable& table) {
 
 char* LoadSql(const TokenTable& table) {
   const char* refresh = StoredRefreshToken(table);
+  const char* too_long = IsTooLong(refresh);
+  const char* readable = psprintf("%s AND NOT %s", HasRefreshToken(table), too_long);
   const char* opened = table.cipher != TableCipher::kFunctions
                            ? "NULL::text"
-                           : psprintf("CASE WHEN %s THEN %s(%s, %s)::text END", HasRefreshToken(table),
-                                      table.decrypt_function, Reference(table, kColumnRefreshToken), Subject(table));
-  return psprintf("SELECT _new.n, %s, %s, CASE WHEN %s THEN %s END, %s, %s, %s FROM unnest($1, $2) AS _new(n, key)"
-                  " JOIN %s ON %s",
-                  Subject(table), Label(table), HasRefreshToken(table), refresh, opened, FilterHolds(table),
-                  TextOr(table, kColumnStatus, "NULL::text"), From(table), KeyMatch(table, "_new.key"));
+                           : psprintf("CASE WHEN %s THEN %s END", readable, Decrypted(table));
+  // The filter may name columns without their table: these have names that no column of it has.
+  return psprintf("SELECT _new._token_refresh_n, %s, %s, CASE WHEN %s THEN %s END, %s, %s, %s, %s"
+                  " FROM unnest($1, $2) AS _new(_token_refresh_n, _token_refresh_key) JOIN %s ON %s",
+                  Cut(Subject(table)), Cut(Label(table)), readable, refresh, opened, FilterHolds(table),
+                  Cut(TextOr(table, kColumnStatus, "NULL::text")), too_long, From(table),
+                  KeyMatch(table, "_new._token_refresh_key"));
 }
 
 char* SaveSql(const TokenTable& table) {
@@ -281,12 +217,15 @@ char* MarkSql(const TokenTable& table) {
 }
 
 char* ScanSql(const TokenTable& table, bool has_cursor, int limit) {
-  return psprintf("SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM %s%s%s ORDER BY %s LIMIT %d",
-                  KeyText(table), ProviderName(table), Subject(table), Label(table), HasRefreshToken(table),
-                  TextOr(table, kColumnStatus, "NULL::text"), TimeFrom(table, kColumnIssuedAt),
-                  TimeFrom(table, kColumnExpiresAt), TimeFrom(table, kColumnRefreshExpiresAt), FilterHolds(table),
-                  From(table), has_cursor ? " WHERE " : "", has_cursor ? KeyBeyond(table, "$1") : "",
-                  KeyOrder(table), limit);
+  return psprintf("%s%s", Scanned(table), NextKeys(table, has_cursor, limit));
+}
+
+char* ScanRowSql(const TokenTable& table) {
+  return psprintf("%s WHERE %s", Scanned(table), KeyMatch(table, "$1"));
+}
+
+char* ScanKeysSql(const TokenTable& table, bool has_cursor, int limit) {
+  return psprintf("SELECT %s FROM %s%s", KeyText(table), From(table), NextKeys(table, has_cursor, limit));
 }
 
 char* ExistingSql(const TokenTable& table) {
@@ -294,19 +233,24 @@ char* ExistingSql(const TokenTable& table) {
                   KeyMatch(table, "_new.key"));
 }
 
+char* StoredSql(const TokenTable& table) {
+  return psprintf("SELECT _new.n, %s, %s FROM unnest($1, $2) AS _new(n, key) JOIN %s ON %s",
+                  Reference(table, kColumnRefreshToken), Reference(table, kColumnAccessToken), From(table),
+                  KeyMatch(table, "_new.key"));
+}
+
 char* ReadSql(const TokenTable& table) {
   const bool bytes = table.columns[kColumnAccessToken].kind == ColumnKind::kBytea;
-  return psprintf("SELECT %s, %s, %s, %s%s, %s, %s, %s, %s, %s FROM %s WHERE %s", KeyText(table), ProviderName(table),
-                  Subject(table), Reference(table, kColumnAccessToken), bytes ? "" : "::text", HasRefreshToken(table),
-                  TextOr(table, kColumnScope, "NULL::text"), TextOr(table, kColumnStatus, "NULL::text"),
-                  TimeFrom(table, kColumnIssuedAt), TimeFrom(table, kColumnExpiresAt), From(table),
-                  KeyMatchForReader(table, "$1"));
+  return psprintf("SELECT %s, %s, %s, %s%s, %s, %s, %s FROM %s WHERE %s", KeyText(table), ProviderName(table),
+                  table.cipher == TableCipher::kFunctions ? Subject(table) : "NULL::text",
+                  Reference(table, kColumnAccessToken), bytes ? "" : "::text",
+                  TextOr(table, kColumnStatus, "NULL::text"), TimeFrom(table, kColumnIssuedAt),
+                  TimeFrom(table, kColumnExpiresAt), From(table), KeyMatchForReader(table, "$1"));
 }
 
 char* SealedSql(const TokenTable& table, bool has_cursor, int limit) {
-  return psprintf("SELECT %s, %s, %s FROM %s%s%s ORDER BY %s LIMIT %d", KeyText(table),
-                  Reference(table, kColumnAccessToken), Reference(table, kColumnRefreshToken), From(table),
-                  has_cursor ? " WHERE " : "", has_cursor ? KeyBeyond(table, "$1") : "", KeyOrder(table), limit);
+  return psprintf("SELECT %s, %s, %s FROM %s%s", KeyText(table), Reference(table, kColumnAccessToken),
+                  Reference(table, kColumnRefreshToken), From(table), NextKeys(table, has_cursor, limit));
 }
 
 char* ResealSql(const TokenTable& table) {
@@ -317,58 +261,6 @@ char* ResealSql(const TokenTable& table) {
                   " AND %s IS NOT DISTINCT FROM _new.old_access AND %s IS NOT DISTINCT FROM _new.old_refresh",
                   From(table), Quoted(table, kColumnAccessToken), Quoted(table, kColumnRefreshToken),
                   KeyMatch(table, "_new.key"), access, refresh);
-}
-
-bool ReadTime(const TokenTable& table, TokenColumn column, Datum value, bool is_null, TimestampTz* time) {
-  *time = 0;
-  if (is_null) return false;
-  switch (table.columns[column].kind) {
-    case ColumnKind::kTimestamp:
-      *time = DatumGetTimestampTz(
-          DirectFunctionCall2(timestamp_zone, CStringGetTextDatum(table.time_zone), value));
-      return true;
-    case ColumnKind::kEpoch: {
-      Oid output;
-      bool is_varlena;
-      getTypeOutputInfo(table.columns[column].type_oid, &output, &is_varlena);
-      const char* seconds = OidOutputFunctionCall(output, value);
-      *time = DatumGetTimestampTz(
-          DirectFunctionCall1(float8_timestamptz, DirectFunctionCall1(float8in, CStringGetDatum(seconds))));
-      return true;
-    }
-    default:
-      *time = DatumGetTimestampTz(value);
-      return true;
-  }
-}
-
-namespace {
-
-// As a cast to text has it, which for some types is not what they print.
-char* ColumnAsText(HeapTuple tuple, TupleDesc desc, int number) {
-  Oid function;
-  const Oid type = getBaseType(SPI_gettypeid(desc, number));
-  const bool casts = find_coercion_pathway(TEXTOID, type, COERCION_EXPLICIT, &function) == COERCION_PATH_FUNC;
-  if (!casts || HasOwnCasts(type)) return SPI_getvalue(tuple, desc, number);
-  bool is_null;
-  Datum value = SPI_getbinval(tuple, desc, number, &is_null);
-  return is_null ? nullptr : TextDatumGetCString(OidFunctionCall1Coll(function, DEFAULT_COLLATION_OID, value));
-}
-
-}  // namespace
-
-char* RowKey(const TokenTable& table, HeapTuple tuple, TupleDesc desc) {
-  if (table.key_count == 1) return ColumnAsText(tuple, desc, SPI_fnumber(desc, table.keys[0].name));
-  StringInfoData json;
-  initStringInfo(&json);
-  for (int i = 0; i < table.key_count; i++) {
-    appendStringInfoString(&json, i == 0 ? "[" : ", ");
-    const char* part = ColumnAsText(tuple, desc, SPI_fnumber(desc, table.keys[i].name));
-    if (part == nullptr) return nullptr;
-    escape_json(&json, part);
-  }
-  appendStringInfoChar(&json, ']');
-  return json.data;
 }
 
 }  // namespace token_refresh

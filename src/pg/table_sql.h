@@ -7,6 +7,9 @@
 
 namespace token_refresh {
 
+// An owner may fill a column with anything: of what is there for people to read no more is read.
+constexpr int kMostCharacters = 1000;
+
 // bytea for bytea[], text for text[].
 inline Oid ElementOf(Oid array) { return array == BYTEAARRAYOID ? BYTEAOID : TEXTOID; }
 
@@ -16,7 +19,7 @@ Oid StoredArrayType(const TokenTable& table);
 Oid NewTokenArrayType(const TokenTable& table);
 
 // (n int4[], key text[]) -> n, subject, label, refresh token as stored, the refresh token as the decrypt
-// function opens it (null for other ciphers), whether the filter holds, status
+// function opens it (null for other ciphers), whether the filter holds, status, whether the token is too long to be read
 char* LoadSql(const TokenTable& table);
 
 // (n int4[], key text[], old[], access[], refresh[], token_type text[], scope text[], issued_at timestamptz[],
@@ -32,11 +35,19 @@ char* MarkSql(const TokenTable& table);
 // expires_at, refresh_expires_at, whether the filter holds; at most limit rows in the order of the key
 char* ScanSql(const TokenTable& table, bool has_cursor, int limit);
 
+// The same of one row. (key text)
+char* ScanRowSql(const TokenTable& table);
+// (cursor text), none for the first batch -> the keys alone, which need nothing of the owner's but the key's own type
+char* ScanKeysSql(const TokenTable& table, bool has_cursor, int limit);
+
 // (n int4[], key text[]) -> n of those that exist
 char* ExistingSql(const TokenTable& table);
 
-// (key text) -> key in its canonical form, provider, subject, access token as stored, whether there is a refresh
-// token, scope, status, issued_at, expires_at; for the reader, with the reader's rights
+// (n int4[], key text[]) -> n, refresh token, access token, as stored
+char* StoredSql(const TokenTable& table);
+
+// (key text) -> key in its canonical form, provider, subject (null unless functions open the token), access token as
+// stored, status, issued_at, expires_at; for the reader, with the reader's rights, so it reads no other columns
 char* ReadSql(const TokenTable& table);
 
 // For rotate_keys, on tables with the cipher native. (cursor text), none for the first batch -> key, access token,
@@ -45,11 +56,5 @@ char* SealedSql(const TokenTable& table, bool has_cursor, int limit);
 
 // (key text[], old_access bytea[], old_refresh bytea[], access bytea[], refresh bytea[]); writes rows that still hold old
 char* ResealSql(const TokenTable& table);
-
-// The value of a time column, as timestamptz, for C++ that has the row at hand.
-bool ReadTime(const TokenTable& table, TokenColumn column, Datum value, bool is_null, TimestampTz* time);
-
-// The text that identifies a row: the key column's own text, or a JSON array of the texts of all of them.
-char* RowKey(const TokenTable& table, HeapTuple tuple, TupleDesc desc);
 
 }  // namespace token_refresh

@@ -2,23 +2,26 @@
 
 #include <cstdlib>
 
-#include "pg/schedule_plan.h"
+#include "pg/schedule_moves.h"
 #include "pg/spi_arrays.h"
+#include "pg/table_scan.h"
 #include "pg/table_scope.h"
+
+extern "C" {
+#include "utils/fmgrprotos.h"
+}
 
 namespace token_refresh {
 
 namespace {
 
-// Rows of the schedule that are looked at in one transaction.
-constexpr int kScheduleBatch = 1000;
-
-// What the schedule knows of the rows of a batch, as of the snapshot that they were read with.
+// What the schedule knows of the rows of a batch, as of the snapshot that they were read with. Unplanned is what names
+// a provider that there is none, and what could not be read.
 Statement read_known = {
-    "SELECT k.n, s.expires_at, s.left_alone, s.provider, EXISTS (SELECT FROM token_refresh.parked_result p"
-    "  WHERE p.token_table = s.token_table AND p.row_key = s.row_key),"
+    "SELECT k.n, s.expires_at, s.left_alone, s.provider = 0 OR s.status = 'error' AND s.due_at IS NULL, EXISTS"
+    " (SELECT FROM token_refresh.parked_result p WHERE p.schedule_id = s.id),"
     " s.generation, s.status IN ('needs_reauth', 'disconnected'),"
-    " s.status = 'disconnected'"
+    " s.status = 'disconnected', CASE WHEN s.status = 'needs_reauth' THEN s.refused_token END"
     " FROM unnest($2, $3) AS k(n, key) JOIN token_refresh.schedule s ON s.token_table = $1 AND s.row_key = k.key",
     3,
     {INT4OID, INT4ARRAYOID, TEXTARRAYOID},
@@ -32,27 +35,25 @@ Statement lock_free = {
     {INT4OID, INT4ARRAYOID, TEXTARRAYOID},
     nullptr};
 
-Statement read_scheduled = {
-    "SELECT s.id, s.row_key, s.generation FROM token_refresh.schedule s WHERE s.token_table = $1 AND s.id > $2"
-    " ORDER BY s.id LIMIT $3",
+// What is parked says itself what is wrong.
+Statement note_unreadable = {
+    "INSERT INTO token_refresh.schedule AS s (token_table, row_key, provider, status, failure, message)"
+    " VALUES ($1, $2, 0, 'error', 'client_config', $3)"
+    " ON CONFLICT (token_table, row_key) DO UPDATE SET status = 'error', failure = 'client_config',"
+    " message = excluded.message, due_at = NULL"
+    " WHERE s.status NOT IN ('needs_reauth', 'disconnected')"
+    " AND (s.message IS DISTINCT FROM excluded.message OR s.due_at IS NOT NULL)"
+    " AND NOT EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.schedule_id = s.id)",
     3,
-    {INT4OID, INT8OID, INT4OID},
+    {INT4OID, TEXTOID, TEXTOID},
     nullptr};
 
-// What is parked for rows that are gone.
-Statement delete_parked = {
-    "DELETE FROM token_refresh.parked_result p WHERE p.token_table = $1 AND NOT EXISTS"
-    " (SELECT FROM token_refresh.schedule s WHERE s.token_table = p.token_table AND s.row_key = p.row_key)",
+// Whether anything may be taken over by a row that is new.
+Statement any_left_behind = {
+    "SELECT WHERE EXISTS (SELECT FROM token_refresh.schedule s WHERE s.token_table = $1 AND s.row_key IS NULL)"
+    " OR EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.token_table = $1)",
     1,
     {INT4OID},
-    nullptr};
-
-// Whose token row has come back meanwhile has another generation.
-Statement delete_scheduled = {
-    "DELETE FROM token_refresh.schedule WHERE id IN (SELECT s.id FROM token_refresh.schedule s JOIN unnest($1, $2)"
-    " AS k(id, generation) ON s.id = k.id AND s.generation = k.generation FOR UPDATE OF s SKIP LOCKED)",
-    2,
-    {INT8ARRAYOID, INT8ARRAYOID},
     nullptr};
 
 // What of a batch is to be planned. Columns with seconds only are as exact as it gets.
@@ -65,59 +66,42 @@ bool GetTime(HeapTuple tuple, int column, TimestampTz* time) {
   return !is_null;
 }
 
-void ReadScanned(const TokenTable& table, HeapTuple tuple, PlannedRow* row) {
-  TupleDesc desc = SPI_tuptable->tupdesc;
-  bool is_null;
-  *row = {};
-  row->table = &table;
-  row->row_key = SPI_getvalue(tuple, desc, 1);
-  row->provider = SPI_getvalue(tuple, desc, 2);
-  row->subject = SPI_getvalue(tuple, desc, 3);
-  row->label = SPI_getvalue(tuple, desc, 4);
-  row->has_refresh_token = DatumGetBool(SPI_getbinval(tuple, desc, 5, &is_null));
-  const char* status = SPI_getvalue(tuple, desc, 6);
-  row->status = StatusOf(table, status);
-  row->issued = GetTime(tuple, 7, &row->issued_at);
-  row->expires = GetTime(tuple, 8, &row->expires_at);
-  row->refresh_expires = GetTime(tuple, 9, &row->refresh_expires_at);
-  row->left_alone = !DatumGetBool(SPI_getbinval(tuple, desc, 10, &is_null));
-}
-
 // The rows of one batch, and what of them is to be planned.
 struct Batch {
   const TokenTable* table;
-  PlannedRow* rows;
+  ScannedRow* rows;
   KnownSchedule* known;
+  bytea** refused;  // of dead grants: the digest of the refresh token that the provider has refused, if it is known
+  Unchanged* unchanged;  // of rows that have taken something over
   bool* news;
   int count;
 };
 
-// The next rows in the order of the key.
-int Scan(TokenTableStatements* statements, const char* cursor, MemoryContext context, PlannedRow** rows) {
-  Datum start[] = {CStringGetTextDatum(cursor)};
-  uint64 count = cursor[0] == '\0' ? Execute(&statements->scan_first, nullptr, true)
-                                   : Execute(&statements->scan_next, start, true);
-  MemoryContext previous = MemoryContextSwitchTo(context);
-  *rows = static_cast<PlannedRow*>(palloc(sizeof(PlannedRow) * (count + 1)));
-  for (uint64 i = 0; i < count; i++) ReadScanned(*statements->table, SPI_tuptable->vals[i], &(*rows)[i]);
-  MemoryContextSwitchTo(previous);
-  return static_cast<int>(count);
+void ScanBatch(TokenTableStatements* statements, const char* cursor, bool one_by_one, Batch* batch) {
+  ScannedRows scanned;
+  ScanRows(statements, cursor, one_by_one, &scanned);
+  batch->table = statements->table;
+  batch->rows = scanned.rows;
+  batch->count = scanned.count;
+  batch->known = static_cast<KnownSchedule*>(palloc0(sizeof(KnownSchedule) * (scanned.count + 1)));
+  batch->refused = static_cast<bytea**>(palloc0(sizeof(bytea*) * (scanned.count + 1)));
+  batch->unchanged = static_cast<Unchanged*>(palloc0(sizeof(Unchanged) * (scanned.count + 1)));
+  batch->news = static_cast<bool*>(palloc0(sizeof(bool) * (scanned.count + 1)));
 }
 
-void ScanBatch(TokenTableStatements* statements, const char* cursor, Batch* batch) {
-  volatile int count = 0;
-  PlannedRow* rows = nullptr;
-  TableError error = {};
-  MemoryContext context = CurrentMemoryContext;
-  batch->table = statements->table;
-  if (statements->table->built_in)
-    count = Scan(statements, cursor, context, &rows);
-  else if (!TryOnTable(*statements->table, &error, [&] { count = Scan(statements, cursor, context, &rows); }))
-    ereport(ERROR, (errcode(error.sqlstate), errmsg("%s", error.message)));
-  batch->rows = rows;
-  batch->count = count;
-  batch->known = static_cast<KnownSchedule*>(palloc0(sizeof(KnownSchedule) * (count + 1)));
-  batch->news = static_cast<bool*>(palloc0(sizeof(bool) * (count + 1)));
+// Whether a row that can be read says anything else than the schedule.
+bool Differs(const PlannedRow& row, const KnownSchedule& known, HeapTuple tuple) {
+  TupleDesc desc = SPI_tuptable->tupdesc;
+  bool is_null;
+  const bool same_expiry = known.expires == row.expires &&
+                           (!row.expires || std::abs(known.expires_at / 2 - row.expires_at / 2) < kSameExpiry / 2);
+  const bool left_alone = DatumGetBool(SPI_getbinval(tuple, desc, 3, &is_null));
+  const bool unplanned = DatumGetBool(SPI_getbinval(tuple, desc, 4, &is_null));
+  const bool parked = DatumGetBool(SPI_getbinval(tuple, desc, 5, &is_null));
+  // Only the application says that it is over, or that it is not.
+  const bool disconnected = DatumGetBool(SPI_getbinval(tuple, desc, 8, &is_null));
+  return !(parked || same_expiry) || left_alone != row.left_alone || unplanned ||
+         disconnected != (row.status == kDisconnected);
 }
 
 // What is news is what the schedule does not know, or knows otherwise.
@@ -125,29 +109,108 @@ void FindNews(Batch* batch) {
   Datum values[] = {Int32GetDatum(batch->table->id),
                     MakeArray(batch->count, INT4OID, [](int i, bool*) { return Int32GetDatum(i); }),
                     MakeArray(batch->count, TEXTOID,
-                              [&](int i, bool*) { return CStringGetTextDatum(batch->rows[i].row_key); })};
-  for (int i = 0; i < batch->count; i++) batch->news[i] = true;
+                              [&](int i, bool*) { return CStringGetTextDatum(batch->rows[i].row.row_key); })};
+  for (int i = 0; i < batch->count; i++) batch->news[i] = !batch->rows[i].locked;
   uint64 found = Execute(&read_known, values, true);
   for (uint64 i = 0; i < found; i++) {
     HeapTuple tuple = SPI_tuptable->vals[i];
-    TupleDesc desc = SPI_tuptable->tupdesc;
     bool is_null;
-    const int n = DatumGetInt32(SPI_getbinval(tuple, desc, 1, &is_null));
-    const PlannedRow& row = batch->rows[n];
+    const int n = ResultNumber(i, batch->count);
+    const ScannedRow& scanned = batch->rows[n];
     KnownSchedule* known = &batch->known[n];
     known->exists = true;
     known->expires = GetTime(tuple, 2, &known->expires_at);
-    known->generation = DatumGetInt64(SPI_getbinval(tuple, desc, 6, &is_null));
-    known->dead = DatumGetBool(SPI_getbinval(tuple, desc, 7, &is_null));
-    const bool same_expiry = known->expires == row.expires &&
-                             (!row.expires || std::abs(known->expires_at - row.expires_at) < kSameExpiry);
-    const bool left_alone = DatumGetBool(SPI_getbinval(tuple, desc, 3, &is_null));
-    const bool provider_known = DatumGetInt32(SPI_getbinval(tuple, desc, 4, &is_null)) != kUnknownProvider;
-    const bool parked = DatumGetBool(SPI_getbinval(tuple, desc, 5, &is_null));
-    // Only the application says that it is over, or that it is not.
-    const bool disconnected = DatumGetBool(SPI_getbinval(tuple, desc, 8, &is_null));
-    batch->news[n] = !(parked || same_expiry) || left_alone != row.left_alone || !provider_known ||
-                     disconnected != (row.status == kDisconnected);
+    known->generation = DatumGetInt64(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 6, &is_null));
+    known->dead = DatumGetBool(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 7, &is_null));
+    Datum refused = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 9, &is_null);
+    batch->refused[n] = is_null ? nullptr : DatumGetByteaPCopy(refused);
+    if (batch->news[n] && scanned.trouble == nullptr) batch->news[n] = Differs(scanned.row, *known, tuple);
+  }
+}
+
+bool IsInFlight(std::span<const InFlightToken> in_flight, const bytea* digest) {
+  for (const InFlightToken& token : in_flight)
+    if (memcmp(token.digest, VARDATA_ANY(digest), sizeof(token.digest)) == 0) return true;
+  return false;
+}
+
+// Sets tokens[i] for those of which, as they stand in their rows.
+void ReadDigests(TokenTableStatements* statements, const Batch& batch, const int* which, int count,
+                 MemoryContext context, TokenDigests* tokens) {
+  Datum values[] = {
+      MakeArray(count, INT4OID, [&](int i, bool*) { return Int32GetDatum(which[i]); }),
+      MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(batch.rows[which[i]].row.row_key); })};
+  uint64 found = Execute(&statements->stored, values, true);
+  MemoryContext previous = MemoryContextSwitchTo(context);
+  for (uint64 i = 0; i < found; i++) {
+    HeapTuple tuple = SPI_tuptable->vals[i];
+    TupleDesc desc = SPI_tuptable->tupdesc;
+    bool no_refresh, no_access;
+    Datum refresh = SPI_getbinval(tuple, desc, 2, &no_refresh), access = SPI_getbinval(tuple, desc, 3, &no_access);
+    tokens[ResultNumber(i, batch.count)] = {DigestOf(refresh, no_refresh), DigestOf(access, no_access)};
+  }
+  MemoryContextSwitchTo(previous);
+}
+
+TokenDigests* ReadTokens(TokenTableStatements* statements, const Batch& batch, const int* which, int count) {
+  TokenDigests* tokens = static_cast<TokenDigests*>(palloc0(sizeof(TokenDigests) * (batch.count + 1)));
+  MemoryContext context = CurrentMemoryContext;
+  TableError error = {};
+  auto read = [&] { ReadDigests(statements, batch, which, count, context, tokens); };
+  if (batch.table->built_in)
+    read();
+  else if (!TryOnTable(*batch.table, &error, read))
+    ereport(ERROR, (errcode(error.sqlstate), errmsg("%s", error.message)));
+  return tokens;
+}
+
+// A row that is new to the schedule. False: its token is in use by another one, of which it is not known yet that it is
+// gone, so the row has to wait.
+bool Welcome(Batch* batch, int i, const TokenDigests& tokens, std::span<const InFlightToken> in_flight) {
+  if (tokens.refresh_token == nullptr) return true;
+  PlannedRow* row = &batch->rows[i].row;
+  const Heritage heritage = TakeOver(batch->table->id, row->row_key, tokens);
+  row->schedule_id = heritage.schedule_id;
+  if (!heritage.scheduled) return heritage.schedule_id != 0 || !(heritage.elsewhere || IsInFlight(in_flight, tokens.refresh_token));
+  batch->known[i] = heritage.known;
+  batch->unchanged[i] = UnchangedAfter(heritage, *batch->table);
+  batch->known[i].arrived = &batch->unchanged[i];
+  return true;
+}
+
+// Returns whether rows were left out.
+bool WelcomeNew(TokenTableStatements* statements, Batch* batch, std::span<const InFlightToken> in_flight) {
+  int* fresh = static_cast<int*>(palloc(sizeof(int) * (batch->count + 1)));
+  int count = 0;
+  for (int i = 0; i < batch->count; i++)
+    if (batch->news[i] && !batch->known[i].exists && batch->rows[i].trouble == nullptr) fresh[count++] = i;
+  Datum of_table[] = {Int32GetDatum(batch->table->id)};
+  if (count == 0 || (in_flight.empty() && Execute(&any_left_behind, of_table, true) == 0)) return false;
+  TokenDigests* tokens = ReadTokens(statements, *batch, fresh, count);
+  bool left_out = false;
+  for (int i = 0; i < count; i++) {
+    batch->news[fresh[i]] = Welcome(batch, fresh[i], tokens[fresh[i]], in_flight);
+    left_out = left_out || !batch->news[fresh[i]];
+  }
+  return left_out;
+}
+
+// A dead grant of which no trigger has told that it has got another refresh token, and with it another life.
+void FindRevived(TokenTableStatements* statements, Batch* batch) {
+  int* dead = static_cast<int*>(palloc(sizeof(int) * (batch->count + 1)));
+  int count = 0;
+  for (int i = 0; i < batch->count; i++)
+    if (!batch->news[i] && batch->refused[i] != nullptr) dead[count++] = i;
+  if (count == 0) return;
+  TokenDigests* tokens = ReadTokens(statements, *batch, dead, count);
+  for (int n = 0; n < count; n++) {
+    const int i = dead[n];
+    bytea* now = tokens[i].refresh_token;
+    if (now == nullptr ||
+        DatumGetBool(DirectFunctionCall2(byteaeq, PointerGetDatum(now), PointerGetDatum(batch->refused[i]))))
+      continue;
+    batch->news[i] = true;
+    if (batch->rows[i].row.status == kNeedsReauth) batch->rows[i].row.status = kConnected;
   }
 }
 
@@ -161,13 +224,20 @@ int LeaveOutLocked(Batch* batch) {
   Datum values[] = {Int32GetDatum(batch->table->id),
                     MakeArray(count, INT4OID, [&](int i, bool*) { return Int32GetDatum(news[i]); }),
                     MakeArray(count, TEXTOID,
-                              [&](int i, bool*) { return CStringGetTextDatum(batch->rows[news[i]].row_key); })};
+                              [&](int i, bool*) { return CStringGetTextDatum(batch->rows[news[i]].row.row_key); })};
   for (int i = 0; i < count; i++) batch->news[news[i]] = false;
   uint64 locked = Execute(&lock_free, values, false);
-  bool is_null;
-  for (uint64 i = 0; i < locked; i++)
-    batch->news[DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null))] = true;
+  for (uint64 i = 0; i < locked; i++) batch->news[ResultNumber(i, batch->count)] = true;
   return count - static_cast<int>(locked);
+}
+
+// A row that cannot be read is not due before it can.
+void PlanRow(const Batch& batch, int i) {
+  const ScannedRow& scanned = batch.rows[i];
+  if (scanned.trouble == nullptr) return PlanReadRow(scanned.row, batch.known[i]);
+  Datum values[] = {Int32GetDatum(batch.table->id), CStringGetTextDatum(scanned.row.row_key),
+                    CStringGetTextDatum(scanned.trouble)};
+  Execute(&note_unreadable, values, false);
 }
 
 // Plans a row in a subtransaction. Returns the SQLSTATE of what went wrong, when nothing of it is left; 0: nothing.
@@ -179,7 +249,7 @@ int TryPlan(const Batch& batch, int i) {
   MemoryContextSwitchTo(context);
   PG_TRY();
   {
-    PlanReadRow(batch.rows[i], batch.known[i]);
+    PlanRow(batch, i);
     ReleaseCurrentSubTransaction();
   }
   PG_CATCH();
@@ -199,7 +269,7 @@ void PlanNews(const Batch& batch, bool one_by_one, SweptBatch* swept) {
   for (int i = 0; i < batch.count; i++) {
     if (!batch.news[i]) continue;
     if (!one_by_one) {
-      PlanReadRow(batch.rows[i], batch.known[i]);
+      PlanRow(batch, i);
       continue;
     }
     const int sqlstate = TryPlan(batch, i);
@@ -212,65 +282,21 @@ void PlanNews(const Batch& batch, bool one_by_one, SweptBatch* swept) {
 
 }  // namespace
 
-void ReconcileBatch(TokenTableStatements* statements, const char* cursor, bool one_by_one, SweptBatch* swept) {
+void ReconcileBatch(TokenTableStatements* statements, const char* cursor, bool one_by_one,
+                    std::span<const InFlightToken> in_flight, SweptBatch* swept) {
   Batch batch = {};
   *swept = {};
-  ScanBatch(statements, cursor, &batch);
-  if (batch.count == 0) return;
+  ScanBatch(statements, cursor, one_by_one, &batch);
+  // From now on detach_table waits for this transaction.
+  swept->detached = !HoldTokenTable(batch.table->id);
+  if (batch.count == 0 || swept->detached) return;
+  for (int i = 0; i < batch.count; i++) swept->locked = swept->locked || batch.rows[i].locked;
   FindNews(&batch);
-  swept->locked = LeaveOutLocked(&batch) > 0;
+  swept->locked = WelcomeNew(statements, &batch, in_flight) || swept->locked;
+  FindRevived(statements, &batch);
+  swept->locked = LeaveOutLocked(&batch) > 0 || swept->locked;
   PlanNews(batch, one_by_one, swept);
-  swept->last = batch.rows[batch.count - 1].row_key;
-}
-
-namespace {
-
-// Sets exists[i] for the rows that are there.
-void FindExisting(TokenTableStatements* statements, char* const* keys, int count, bool* exists) {
-  Datum values[] = {MakeArray(count, INT4OID, [](int i, bool*) { return Int32GetDatum(i); }),
-                    MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(keys[i]); })};
-  uint64 found = Execute(&statements->existing, values, true);
-  bool is_null;
-  for (uint64 i = 0; i < found; i++)
-    exists[DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null))] = true;
-}
-
-}  // namespace
-
-char* DropOrphansBatch(TokenTableStatements* statements, const char* cursor, bool table_is_empty) {
-  const TokenTable& table = *statements->table;
-  Datum values[] = {Int32GetDatum(table.id), Int64GetDatum(cursor[0] == '\0' ? 0 : pg_strtoint64(cursor)),
-                    Int32GetDatum(kScheduleBatch)};
-  const int count = static_cast<int>(Execute(&read_scheduled, values, true));
-  Datum of_table[] = {Int32GetDatum(table.id)};
-  if (count == 0 && !table_is_empty) Execute(&delete_parked, of_table, false);
-  if (count == 0) return nullptr;
-  int64_t* ids = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
-  int64_t* generations = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
-  char** keys = static_cast<char**>(palloc(sizeof(char*) * count));
-  bool* exists = static_cast<bool*>(palloc0(sizeof(bool) * count));
-  for (int i = 0; i < count; i++) {
-    bool is_null;
-    ids[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &is_null));
-    keys[i] = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 2);
-    generations[i] = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 3, &is_null));
-  }
-  TableError error = {};
-  if (table.built_in)
-    FindExisting(statements, keys, count, exists);
-  else if (!TryOnTable(table, &error, [&] { FindExisting(statements, keys, count, exists); }))
-    ereport(ERROR, (errcode(error.sqlstate), errmsg("%s", error.message)));
-  const int64_t last = ids[count - 1];
-  int gone = 0;
-  for (int i = 0; i < count; i++) {
-    if (exists[i]) continue;
-    ids[gone] = ids[i];
-    generations[gone++] = generations[i];
-  }
-  Datum orphans[] = {MakeArray(gone, INT8OID, [&](int i, bool*) { return Int64GetDatum(ids[i]); }),
-                     MakeArray(gone, INT8OID, [&](int i, bool*) { return Int64GetDatum(generations[i]); })};
-  if (gone > 0) Execute(&delete_scheduled, orphans, false);
-  return psprintf(INT64_FORMAT, last);
+  swept->last = batch.rows[batch.count - 1].row.row_key;
 }
 
 }  // namespace token_refresh

@@ -27,6 +27,7 @@ void ReadRow(const TokenTable& table, HeapTuple tuple, TokenRow* row) {
   row->label = CopyText(tuple, 3);
   Datum stored = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 4, &is_null);
   row->stored = is_null ? nullptr : PG_DETOAST_DATUM_COPY(stored);
+  if (DatumGetBool(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 8, &is_null))) row->trouble = kTooLongMessage;
   row->opened = CopyText(tuple, 5);
   row->filter_holds = DatumGetBool(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 6, &is_null));
   row->status = StatusOf(table, CopyText(tuple, 7));
@@ -35,15 +36,12 @@ void ReadRow(const TokenTable& table, HeapTuple tuple, TokenRow* row) {
 // which: indices into row_keys and rows.
 void Read(TokenTableStatements* statements, const char* const* row_keys, const int* which, int count,
           MemoryContext context, TokenRow* rows) {
-  Datum values[] = {MakeArray(count, INT4OID, [&](int i, bool*) { return Int32GetDatum(which[i]); }),
+  Datum values[] = {MakeArray(count, INT4OID, [](int i, bool*) { return Int32GetDatum(i); }),
                     MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(row_keys[which[i]]); })};
   uint64 found = Execute(&statements->load, values, false);
   MemoryContext previous = MemoryContextSwitchTo(context);
-  for (uint64 i = 0; i < found; i++) {
-    bool is_null;
-    HeapTuple tuple = SPI_tuptable->vals[i];
-    ReadRow(*statements->table, tuple, &rows[DatumGetInt32(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &is_null))]);
-  }
+  for (uint64 i = 0; i < found; i++)
+    ReadRow(*statements->table, SPI_tuptable->vals[i], &rows[which[ResultNumber(i, count)]]);
   MemoryContextSwitchTo(previous);
 }
 
@@ -51,9 +49,10 @@ void SetAll(const TokenRow& row, const int* which, int count, TokenRow* rows) {
   for (int i = 0; i < count; i++) rows[which[i]] = row;
 }
 
-void SetTrouble(const char* trouble, const int* which, int count, TokenRow* rows) {
+void SetTrouble(const char* trouble, const int* which, int count, TokenRow* rows, Micros until = 0) {
   TokenRow row = {};
   row.trouble = trouble;
+  row.trouble_until = until;
   SetAll(row, which, count, rows);
 }
 
@@ -63,10 +62,10 @@ void SetLocked(const int* which, int count, TokenRow* rows) {
   SetAll(row, which, count, rows);
 }
 
-// What the owner's own code says may quote a token.
-const char* Describe(const TableError& error, MemoryContext context) {
-  return MemoryContextStrdup(context, psprintf("reading the row fails with SQLSTATE %s",
-                                               unpack_sql_state(error.sqlstate)));
+// A row that is not there may be hidden: then nobody knows that it is gone.
+void DoubtMissing(const TokenTable& table, const int* which, int count, TokenRow* rows) {
+  for (int i = 0; table.hides_rows && i < count; i++)
+    if (!rows[which[i]].found) rows[which[i]].trouble = kHiddenMessage;
 }
 
 // False, with the reason set, when reading failed. *one_by_one: it may be a single row's fault.
@@ -75,14 +74,16 @@ bool TryRead(TokenTableStatements* statements, const char* const* row_keys, cons
   TokenTable* table = statements->table;
   TableError error = {};
   *one_by_one = false;
-  if (TryOnTable(*table, &error, [&] { Read(statements, row_keys, which, count, context, rows); })) return true;
+  if (TryOnTable(*table, &error, [&] { Read(statements, row_keys, which, count, context, rows); })) {
+    DoubtMissing(*table, which, count, rows);
+    return true;
+  }
   if (error.sqlstate == ERRCODE_LOCK_NOT_AVAILABLE) {
     SetLocked(which, count, rows);
     return false;
   }
-  SetTrouble(Describe(error, context), which, count, rows);
+  SetTrouble(MemoryContextStrdup(context, DescribeUnreadable(error)), which, count, rows);
   *one_by_one = error.sqlstate != ERRCODE_QUERY_CANCELED;
-  if (!*one_by_one) Suspend(table->id, Now());
   return false;
 }
 
@@ -93,7 +94,8 @@ void ReadTokenRows(TokenTable* table, const char* const* row_keys, int count, Me
   for (int i = 0; i < count; i++) all[i] = i;
   if (table->locked) return SetLocked(all, count, rows);
   if (table->trouble != nullptr) return SetTrouble(MemoryContextStrdup(context, table->trouble), all, count, rows);
-  if (IsSuspended(table->id, Now())) return SetTrouble(kSuspendedMessage, all, count, rows);
+  const Micros suspended_until = SuspendedUntil(table->id, Now());
+  if (suspended_until > 0) return SetTrouble(kSuspendedMessage, all, count, rows, suspended_until);
   TokenTableStatements* statements = StatementsFor(table->id);
   // The extension's own table runs nobody's code.
   if (table->built_in) return Read(statements, row_keys, all, count, context, rows);

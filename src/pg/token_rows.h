@@ -14,7 +14,8 @@ namespace token_refresh {
 struct TokenRow {
   bool found;
   bool locked;          // somebody holds the whole table locked; nothing below is set
-  const char* trouble;  // null: none; else nothing below is set. Holds no secret.
+  const char* trouble;  // null: none; else nothing below is set, but the next. Holds no secret.
+  Micros trouble_until; // when it will be over; 0: nobody knows
   char* subject;
   char* label;
   struct varlena* stored;  // the refresh token as stored; null: none
@@ -22,6 +23,9 @@ struct TokenRow {
   bool filter_holds;
   TokenStatus status;
 };
+
+constexpr const char* kTooLongMessage = "the refresh token in the row is longer than 64 kB";
+constexpr const char* kHiddenMessage = "the row is gone, or row-level security hides it from the owner of the table";
 
 // Reads rows of one table; row_keys and rows are as long as count.
 void ReadTokenRows(TokenTable* table, const char* const* row_keys, int count, MemoryContext context, TokenRow* rows);

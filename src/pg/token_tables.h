@@ -56,7 +56,9 @@ struct KeyColumn {
   const char* quoted;
   const char* reference;
   const char* type;          // for a cast; of a domain its base type, so that no constraint is evaluated
+  const char* sized_type;    // with its length or precision, which shows in the text of some types
   Oid type_oid;              // of the column
+  bool text_varies;          // its text depends on settings such as DateStyle
   const char* equals;        // the operator, qualified
   const char* greater_than;  // the operator, qualified
 };
@@ -66,24 +68,30 @@ enum TokenStatus { kConnected, kTokenExpired, kNeedsReauth, kError, kDisconnecte
 extern const char* const kStatusWords[kTokenStatuses];
 
 struct TokenTableStatements;
+struct Watched;  // what else than the table the names in a description depend on
+
+// What the statements on a table call the rows that they bring with them (table_sql.cpp).
+constexpr const char* kRowsAlias = "_new";
 
 struct TokenTable {
   MemoryContext context;  // holds everything here
   int32_t id;
   Oid relation;
   Oid owner;
+  bool owner_changed;     // since it was attached; one of the troubles
   bool built_in;
-  bool detached;          // no longer in token_table; what is in flight may still be stored
+  bool hides_rows;        // row-level security holds for its owner as well, so a row that is not seen may be there
   // Why the table cannot be used as it is; null: it can. Column names in it are quoted, nothing else is.
   const char* trouble;
   // Another transaction holds the whole table locked, so that nothing else is known of it now. In the refresher only.
   bool locked;
+  const char *schema, *name;
   const char* quoted_name;  // schema-qualified, ready for SQL
-  const char* alias;        // its name alone, quoted
+  const char* alias;        // its name alone when it was attached, quoted: what the filter calls it
   const char* place;        // what its ciphertexts are bound to
   int key_count;
   KeyColumn keys[INDEX_MAX_KEYS];
-  bool key_text_varies;     // its text depends on settings such as DateStyle
+  bool key_text_varies;     // that of any of its columns
   MappedColumn columns[kTokenColumns];
   const char* provider;     // null: from the column
   const char* label;        // null: from the column
@@ -102,16 +110,31 @@ struct TokenTable {
   TimestampTz attached_at;
   TokenTableStatements* statements;  // made on first use (statements.h)
   uint64_t version;
+  Watched* watched;
   TokenTable* next;
 };
 
 inline bool Has(const TokenTable& table, TokenColumn column) { return table.columns[column].name != nullptr; }
 
-// Raises undefined_object when there is and was none. Valid until the end of the transaction.
+// Null when there is none (any more). Valid until the end of the transaction.
+TokenTable* FindTokenTable(int32_t id);
+
+// The same, but raises undefined_object.
 TokenTable* GetTokenTable(int32_t id);
+
+// For the refresher: keeps the table attached until the end of the transaction, without waiting. False: it is not, or
+// is being detached.
+bool HoldTokenTable(int32_t id);
+
+// Locks the table for the rest of the transaction, and raises unless it is where and whose the description says:
+// whoever gets it then cannot be made to run what somebody else has attached it with.
+void LockTokenTable(const TokenTable& table);
 
 // What this process knows already, without looking. Null: nothing. Does not raise.
 const TokenTable* KnownTokenTable(int32_t id);
+
+// The same, null also if that may have changed.
+const TokenTable* CurrentTokenTable(int32_t id);
 
 // The id of the table that relation is attached as; 0: it is not.
 int32_t TokenTableOf(Oid relation);

@@ -1,5 +1,6 @@
 -- attach_table refuses what it cannot serve, says everything that is wrong at once, and then has changed nothing.
 \set VERBOSITY default
+\set SHOW_CONTEXT never
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS token_refresh;
 SELECT token_refresh.create_provider('attach_test', client_id => 'test-client', options => '{"token_endpoint": "http://127.0.0.1:9/token", "token_endpoint_auth_method": "none"}');
@@ -68,7 +69,24 @@ CREATE TABLE mixed (id integer PRIMARY KEY, access bytea, refresh text, expires 
 SELECT try('mixed', 'mixed');
 DROP TABLE mixed;
 
+\echo == words that a column cannot hold
+CREATE TYPE state AS ENUM ('ok', 'needs_reauth', 'error');
+CREATE TABLE narrow (id integer PRIMARY KEY, access text, refresh text, expires timestamptz, state state, result varchar(5), key text, n integer);
+SELECT try('labels of an enum', 'narrow', '{"status_column": "state"}');
+SELECT try('labels of an enum', 'narrow', '{"status_column": "state", "status_values": {"connected": "ok", "error": "broken"}}');
+SELECT try('a length', 'narrow', '{"result_column": "result", "result_values": {"success": "fine", "failure": "failed"}}');
+SELECT try('a length', 'narrow', '{"status_column": "result", "status_values": {"connected": "äöüäö"}}');
+SELECT token_refresh.detach_table('narrow');
+SELECT try('all of them fit', 'narrow', '{"status_column": "state", "status_values": {"connected": "ok", "error": "error"}, "filter": "key IS NULL AND n IS NULL"}');
+SELECT token_refresh.get_access_token_from('narrow', '1');
+SELECT token_refresh.detach_table('narrow');
+DROP TABLE narrow;
+
 \echo == kinds of tables
+CREATE TABLE ancestor (LIKE tokens INCLUDING ALL);
+CREATE TABLE child () INHERITS (ancestor);
+SELECT try('inheritance', 'ancestor');
+DROP TABLE ancestor CASCADE;
 CREATE VIEW a_view AS SELECT * FROM tokens;
 CREATE MATERIALIZED VIEW a_matview AS SELECT * FROM tokens;
 CREATE SEQUENCE a_sequence;
@@ -90,6 +108,18 @@ RESET ROLE;
 SELECT try(t::regclass::text, t::regclass) FROM unnest(ARRAY['pg_class', 'token_refresh.credential', 'token_refresh.provider', 'information_schema.sql_features']) t;
 SET ROLE attach_owner;
 SELECT token_refresh.detach_table('keyed_well'), token_refresh.detach_table('parent');
+
+CREATE TABLE keyed_by_token (access text NOT NULL UNIQUE, refresh text PRIMARY KEY, expires timestamptz NOT NULL, id integer NOT NULL, UNIQUE (id, expires));
+SELECT try('keyed by what a refresh writes', 'keyed_by_token');
+ALTER TABLE keyed_by_token ADD UNIQUE (id);
+SELECT try('keyed by something else as well', 'keyed_by_token');
+RESET ROLE;
+SELECT key_columns FROM token_refresh.token_table WHERE relation = 'keyed_by_token'::regclass;
+SET ROLE attach_owner;
+SELECT token_refresh.detach_table('keyed_by_token');
+CREATE TABLE _new (LIKE tokens INCLUDING ALL);
+SELECT try('a name that the statements use', '_new');
+DROP TABLE _new, keyed_by_token;
 
 \echo == a table of somebody else
 RESET ROLE;
@@ -129,6 +159,10 @@ SELECT try('what does not open', 'tokens', '{"cipher": "aes-256-gcm-hex", "key":
 INSERT INTO byte_tokens VALUES (1, '\x00', '\x00', now());
 SELECT try('what does not open', 'byte_tokens', '{"cipher": "native"}');
 SELECT try('a provider that does not exist', 'tokens', '{"provider": "nonesuch"}');
+CREATE TABLE odd_columns (id integer PRIMARY KEY, access text, refresh text, expires bigint, note text NOT NULL DEFAULT '');
+INSERT INTO odd_columns VALUES (1, 'fake-access', 'fake-refresh', 1893456000000);
+SELECT try('milliseconds', 'odd_columns');
+SELECT try('an error column that takes no NULL', 'odd_columns', '{"error_column": "note"}');
 
 \echo == nothing was changed
 RESET ROLE;

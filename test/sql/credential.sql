@@ -167,7 +167,7 @@ SELECT token_refresh.get_access_token('acme', 'new');
 SELECT subject, label, status, due_at IS NOT NULL AS scheduled, due_at < expires_at AS before_expiry FROM token_refresh.token_status ORDER BY provider, subject, label;
 DELETE FROM token_refresh.credential WHERE subject = 'alice';
 SELECT count(*) FROM token_refresh.token_status WHERE subject = 'alice';
-SELECT count(*) FROM token_refresh.schedule WHERE NOT EXISTS (SELECT FROM token_refresh.credential WHERE id = row_key::bigint);
+SELECT count(*) FROM token_refresh.schedule WHERE row_key IS NOT NULL AND NOT EXISTS (SELECT FROM token_refresh.credential WHERE id = row_key::bigint);
 TRUNCATE token_refresh.credential;
 SELECT count(*) FROM token_refresh.schedule;
 

@@ -147,8 +147,9 @@ subtest 'deleted' => sub {
     let_answer();
     is(($caller->finish)[0], 'disconnected|t', 'a waiting caller is told');
     is(events('deleted'), 'superseded', 'it is in the audit');
-    is($node->safe_psql('postgres', "SELECT (SELECT count(*) FROM token_refresh.credential WHERE subject = 'deleted'), (SELECT count(*) FROM token_refresh.schedule s WHERE NOT EXISTS (SELECT FROM token_refresh.credential c WHERE c.id = s.row_key::bigint)), (SELECT count(*) FROM token_refresh.parked_result)"),
-        '0|0|0', 'and nothing is left');
+    $node->safe_psql('postgres', 'SELECT token_refresh._wake_refresher()');
+    poll_until($node, "SELECT (SELECT count(*) FROM token_refresh.credential WHERE subject = 'deleted'), (SELECT count(*) FROM token_refresh.schedule s WHERE NOT EXISTS (SELECT FROM token_refresh.credential c WHERE c.id = s.row_key::bigint)), (SELECT count(*) FROM token_refresh.parked_result)",
+        'and nothing is left', '0|0|0');
 
     begin_refresh('replaced');
     my ($grant) = new_grant('replaced');

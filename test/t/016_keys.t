@@ -232,16 +232,16 @@ subtest 'rotation while requests are in flight' => sub {
 };
 
 subtest 'what is parked while keys rotate' => sub {
-    my $place = q{'token_refresh.parked_result', '1:0', 'access_token', 'fake'};
-    $node->safe_psql('postgres', "CREATE TABLE old_envelope AS SELECT token_refresh._seal($place) AS parked, token_refresh._seal('token_refresh.parked_result', '1:0', 'replaces_refresh_token', 'fake') AS replaced");
+    my $place = q{'token_refresh.parked_result', '0', 'access_token', 'fake'};
+    $node->safe_psql('postgres', "CREATE TABLE old_envelope AS SELECT token_refresh._seal($place) AS parked, token_refresh._seal('token_refresh.parked_result', '0', 'replaces_refresh_token', 'fake') AS replaced");
     my $fourth = 'fourth ' . new_key() . "\n";
     use_keys($fourth . $second);
     my $locker = background_session($node);
     $locker->query_safe(q{BEGIN; SELECT FROM token_refresh.credential WHERE subject = 'subject3' FOR UPDATE});
     my $rotation = start_query($node, 'CALL token_refresh.rotate_keys(batch_size => 1)', name => 'rotation');
     $node->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'rotation' AND wait_event_type = 'Lock'});
-    $node->safe_psql('postgres', q{INSERT INTO token_refresh.parked_result (token_table, row_key, replaces_refresh_token, access_token, token_type, issued_at, reason, retry_at)
-        SELECT 1, '0', replaced, parked, 'Bearer', now(), 'a test', 'infinity' FROM old_envelope});
+    $node->safe_psql('postgres', q{INSERT INTO token_refresh.parked_result (schedule_id, token_table, row_key, replaces_refresh_token, access_token, token_type, issued_at, reason, retry_at)
+        SELECT 0, 1, '0', replaced, parked, 'Bearer', now(), 'a test', 'infinity' FROM old_envelope});
     $locker->query_safe('COMMIT');
     $locker->quit;
     is(($rotation->finish)[1], '', 'rotate_keys says nothing');

@@ -88,7 +88,7 @@ END
 # A dump may bring what is parked before the rows that it belongs to.
 subtest 'what is parked for an empty table' => sub {
     $node->safe_psql('postgres', 'DELETE FROM token_refresh.credential');
-    $node->safe_psql('postgres', q{INSERT INTO token_refresh.parked_result (token_table, row_key, replaces_refresh_token, access_token, token_type, issued_at, reason, parked_at) VALUES (1, '77', 'x', 'x', 'Bearer', '2020-01-01', 'restored', '2020-01-01')});
+    $node->safe_psql('postgres', q{INSERT INTO token_refresh.parked_result (schedule_id, token_table, row_key, replaces_refresh_token, access_token, token_type, issued_at, reason, parked_at) VALUES (77, 1, '77', 'x', 'x', 'Bearer', '2020-01-01', 'restored', '2020-01-01')});
     my $sweep = sub {
         $node->safe_psql('postgres', q{INSERT INTO token_refresh.schedule (token_table, row_key, provider) VALUES (1, '-1', 0)});
         $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM token_refresh.schedule WHERE row_key = '-1'}) or die 'no sweep';

@@ -11,7 +11,7 @@ use TokenRefreshTest;
 
 my $server = start_token_server();
 my $node   = new_node('main', -extension => 0);
-my ($grant, $bobs, $of_7, $of_8) = $server->grants('acme', subjects => [qw(alice bob seven eight)]);
+my ($grant, $bobs, @numbered) = $server->grants('acme', subjects => [qw(alice bob seven eight nine ten eleven)]);
 
 my %real = (
     'https://auth.example.com/token' => $server->token_endpoint('acme'),
@@ -19,10 +19,7 @@ my %real = (
     'first-refresh-token'            => $grant->{refresh_token},
     'bobs-access-token'              => $bobs->{access_token},
     'bobs-refresh-token'             => $bobs->{refresh_token},
-    'access-token-of-7'              => $of_7->{access_token},
-    'refresh-token-of-7'             => $of_7->{refresh_token},
-    'access-token-of-8'              => $of_8->{access_token},
-    'refresh-token-of-8'             => $of_8->{refresh_token});
+    map { ("access-token-of-$_" => $numbered[ $_ - 7 ]{access_token}, "refresh-token-of-$_" => $numbered[ $_ - 7 ]{refresh_token}) } 7 .. 11);
 
 # Rows of attached tables that are shown expire in two minutes, so they are due at once.
 sub await_refreshed
@@ -65,7 +62,11 @@ like($node->safe_psql('postgres', "SET ROLE app; SET app.subject = 'alice'; SELE
 is($node->safe_psql('postgres', "SET ROLE app; SET app.subject = 'bob'; SELECT token_refresh.get_access_token('acme', 'alice') IS NULL"),
     't', 'and of nobody else');
 
-run_snippets('docs/attached-tables.md', 5);
+run_snippets('docs/attached-tables.md', 9);
+is($node->safe_psql('postgres', "SELECT success FROM token_refresh.refresh_row('vault', '$_')"), 't', "row $_ of vault, with sealed tokens, is refreshed") for 900, 1;
+ok($server->is_active('acme', $node->safe_psql('postgres', "SELECT token_refresh.get_access_token_from('vault', '$_')")), "and gets a token that the provider knows") for 900, 1;
+is($node->safe_psql('postgres', "SELECT token_refresh.get_access_token_from('note', '1')"), $numbered[4]{access_token}, 'what was in plain text is sealed, and opens');
+is($node->safe_psql('postgres', "SELECT success FROM token_refresh.refresh_row('note', '1')"), 't', 'the refresh token, too');
 is($server->stats('acme')->{per_subject}{seven}{requests}, 1, 'asking for a token that is valid costs no request');
 is($server->stats('acme')->{per_subject}{eight}{requests}, 2, 'refresh_row() makes one');
 is($node->safe_psql('postgres', q{SELECT string_agg(state, ',') FROM connection WHERE expires_at > now() AT TIME ZONE 'UTC' + interval '10 minutes'}),

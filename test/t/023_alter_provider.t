@@ -106,6 +106,12 @@ subtest 'an attached table' => sub {
     $server->fault('acme');
     $node->safe_psql('postgres', alter());
     poll_until($node, q{SELECT status = 'connected' AND refresh_count = 1 FROM token_refresh.token_status WHERE token_table = 'app'::regclass}, 'and is tried at once when it is mended');
+    my $due = q{SELECT due_at FROM token_refresh.token_status WHERE token_table = 'app'::regclass};
+    $node->safe_psql('postgres', q{SELECT token_refresh.alter_provider('acme', '{"refresh_margin": "1 second"}')});
+    my $late = $node->safe_psql('postgres', $due);
+    $node->safe_psql('postgres', q{SELECT token_refresh.alter_provider('acme', '{"refresh_margin": "10 minutes"}')});
+    is($node->safe_psql('postgres', "SELECT due_at < '$late'::timestamptz - interval '2 minutes' FROM ($due) s"), 't', 'new timing holds for a row that is well, too');
+    $node->safe_psql('postgres', q{SELECT token_refresh.alter_provider('acme', '{"client_id": "another"}')});
     my $drop = q{DELETE FROM token_refresh.credential; \set VERBOSITY verbose
 SELECT token_refresh.drop_provider('acme')};
     like(($node->psql('postgres', $drop))[2], qr/ERROR:  2BP01: provider "acme" is still used by attached table\(s\): public.app\nHINT:  .*detach_table/, 'rows that name a provider keep it');

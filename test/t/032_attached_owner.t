@@ -136,7 +136,7 @@ END
     eve_signs_in('endless', [ 'endless1', 'endless2' ]);
     others_go_on();
     poll_until($node, "SELECT count(*) = 2 FROM token_refresh.token_status WHERE subject LIKE 'endless%' AND parked", 'what it keeps from being stored is parked');
-    like(table_status($node, 'endless1'), qr/^connected\|t\|the table rejects the new tokens: 57014/, 'the status says why');
+    like(table_status($node, 'endless1'), qr/^connected\|t\|the new tokens are parked: 57014/, 'the status says why');
     ok($server->is_active('acme', eve("SELECT token_refresh.get_access_token_from('endless', '1')")), 'readers get the parked token');
     others_go_on();
     eve('DROP TRIGGER endless ON endless');
@@ -172,6 +172,40 @@ END
     eve('SELECT token_refresh.detach_table(t::regclass) FROM unnest(ARRAY[' . join(', ', map { "'$_'" } @tables) . ']) t');
 };
 
+# Code that ends before its time is up, each time, holds up others as well.
+subtest 'a trigger and a filter that are slow each time' => sub {
+    eve(token_table('sluggish') . token_table('sluggish_filter') . <<'END');
+CREATE TABLE calls (at timestamptz DEFAULT clock_timestamp());
+CREATE FUNCTION sluggish() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN IF session_user <> 'eve' THEN INSERT INTO public.calls DEFAULT VALUES; PERFORM pg_sleep(3); END IF; RETURN NEW; END $$;
+CREATE TRIGGER sluggish BEFORE UPDATE ON sluggish FOR EACH ROW EXECUTE FUNCTION sluggish();
+CREATE FUNCTION sluggish(name text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN IF session_user <> 'eve' THEN PERFORM pg_sleep(3); END IF; RETURN true; END $$;
+END
+    attach($node, 'sluggish', -role => 'eve');
+    attach($node, 'sluggish_filter', -role => 'eve', filter => 'public.sluggish(name)', poll_interval => '1 second');
+    eve_signs_in('sluggish', "sluggish$_") for 1 .. 3;
+    eve_signs_in('sluggish_filter', 'sluggish_filter1');
+    my $began = time;
+    my $worst = 0;
+    while (time - $began < 12)
+    {
+        my $since = time;
+        others_go_on();
+        $worst = time - $since if time - $since > $worst;
+    }
+    note(sprintf('the others have waited for %.1f s at most', $worst));
+    is(super($node, 'SELECT count(*) BETWEEN 1 AND 2 FROM calls'), 't', 'in 12 s the trigger has run twice at most');
+    like(table_status($node, 'sluggish3'), qr/ too long$/, 'the status says why the rest has to wait');
+    eve('DROP TRIGGER sluggish ON sluggish; CREATE OR REPLACE FUNCTION sluggish(name text) RETURNS boolean LANGUAGE sql RETURN true');
+    # A new refresher knows nothing of what has been.
+    $node->restart;
+    super($node, "UPDATE token_refresh.parked_result SET retry_at = now(); UPDATE token_refresh.schedule SET due_at = now() WHERE status = 'error'; SELECT token_refresh._wake_refresher()");
+    refreshed($node, $server, 'sluggish', "sluggish$_", 'all are stored in the end') for 1 .. 3;
+    refreshed($node, $server, 'sluggish_filter', 'sluggish_filter1', 'and swept');
+    eve("SELECT token_refresh.detach_table('sluggish'), token_refresh.detach_table('sluggish_filter')");
+};
+
 subtest 'an error that quotes tokens' => sub {
     eve(token_table('leaky') . <<'END');
 CREATE TABLE how (code text);
@@ -179,7 +213,8 @@ INSERT INTO how VALUES ('P0001');
 CREATE FUNCTION leak() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF session_user = 'eve' THEN RETURN NEW; END IF;
-    RAISE EXCEPTION USING ERRCODE = (SELECT code FROM public.how), MESSAGE = concat_ws(' ', NEW.access_token, NEW.refresh_token, OLD.refresh_token),
+    RAISE EXCEPTION USING ERRCODE = (SELECT code FROM public.how), CONSTRAINT = NEW.refresh_token,
+        MESSAGE = concat_ws(' ', NEW.access_token, NEW.refresh_token, OLD.refresh_token, (SELECT string_agg(l.refresh_token, ' ') FROM public.leaky l)),
         DETAIL = NEW.access_token, HINT = NEW.refresh_token;
 END $$;
 CREATE TRIGGER leak BEFORE UPDATE ON leaky FOR EACH ROW EXECUTE FUNCTION leak();
@@ -196,7 +231,7 @@ END
         $server->release('acme');
         poll_until($node, "SELECT count(*) = 3 FROM token_refresh.token_status WHERE subject LIKE 'leaky $code%' AND parked", "SQLSTATE $code: parked");
         push @secrets, map { eve("SELECT token_refresh.get_access_token_from('leaky', id::text) FROM leaky WHERE name = '$_'") } @names;
-        like(table_status($node, $names[0]), qr/the table rejects the new tokens: $code/, 'the status has the SQLSTATE');
+        like(table_status($node, $names[0]), qr/the (table rejects the new tokens|new tokens are parked): $code/, 'the status has the SQLSTATE');
     }
     my $shown = super($node, 'SELECT string_agg(t::text, chr(10)) FROM token_refresh.token_status t') . super($node, 'SELECT string_agg(t::text, chr(10)) FROM token_refresh.audit_event t');
     ok(secrets_absent($shown, @secrets), 'neither the status nor the audit has a token');
@@ -218,7 +253,7 @@ CREATE CAST (text AS mood) WITH FUNCTION text_mood(text);
 CREATE DOMAIN fine_text AS text CHECK (fine(VALUE));
 END
     eve(token_table('casts', 'key fine_text, kind mood, state mood, PRIMARY KEY (key, kind)'));
-    attach($node, 'casts', -role => 'eve', subject_column => 'name', status_column => 'state');
+    attach($node, 'casts', -role => 'eve', subject_column => 'name', status_column => 'state', status_values => { connected => 'connected' });
     eve_signs_in('casts', 'casts1', key => "'k'", kind => "'sad'", state => "'connected'", expires_at => "now() + interval '1 day'");
     my $key = table_status($node, 'casts1', 'row_key');
     is($key, '["k", "sad"]', 'the key is what the type prints');
@@ -240,7 +275,7 @@ subtest 'who may read' => sub {
     like(app_fails($node, "SELECT * FROM token_refresh.refresh_row('shared', '1')", 'bob'), qr/permission denied for table shared/, 'nor refreshes');
     app($node, 'GRANT SELECT (id, name) ON shared TO bob');
     like(app_fails($node, $read->(1), 'bob'), qr/permission denied for table shared/, 'nor without SELECT on the column');
-    app($node, 'GRANT SELECT ON shared TO bob');
+    app($node, 'GRANT SELECT (access_token, expires_at) ON shared TO bob');
     is(app($node, $read->(1), 'bob'), $bobs->{access_token}, 'his own row is read');
     is(app($node, $read->(2), 'bob'), '', 'of the others he gets nothing');
     my $requests = $server->stats('acme')->{requests};
@@ -249,6 +284,10 @@ subtest 'who may read' => sub {
     is(app($node, "SELECT success FROM token_refresh.refresh_row('shared', '1')", 'bob'), 't', 'his own he can');
     app($node, "UPDATE shared SET expires_at = now() - interval '1 minute' WHERE name = 'bob'");
     ok($server->is_active('acme', app($node, $read->(1), 'bob')), 'an expired one is refreshed when he reads it');
+    like(app_fails($node, 'SELECT refresh_token FROM shared', 'bob'), qr/permission denied/, 'all that without seeing a refresh token');
+    app($node, "UPDATE shared SET expires_at = now() - interval '1 minute', refresh_token = NULL WHERE name = 'bob'");
+    is(app($node, $read->(1), 'bob'), '', 'a row without a refresh token');
+    is(app($node, "SELECT success, failure, message FROM token_refresh.refresh_row('shared', '1')", 'bob'), 'f|reauth|there is no refresh token; the user must sign in again', 'the refresher says so');
     like(app_fails($node, "SELECT token_refresh.detach_table('shared')", 'bob'), qr/must be owner of table shared/, 'detaching is for the owner');
     is(app($node, $read->(2)), $others->{access_token}, 'the owner reads all');
 };

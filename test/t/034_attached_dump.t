@@ -15,7 +15,10 @@ my $key_file = $old->basedir . '/token_refresh.keys';
 # One that was detached before, so that the ids are not those that a new attachment would get.
 app($old, token_table('gone'));
 attach($old, 'gone');
-app($old, q{SELECT token_refresh.detach_table('gone'); DROP TABLE gone; CREATE SCHEMA "My App"; CREATE TYPE state AS ENUM ('ok', 'bad')});
+# And one that is still there: it gets its id again.
+app($old, token_table('former'));
+my $former = attach($old, 'former');
+app($old, q{SELECT token_refresh.detach_table('former'), token_refresh.detach_table('gone'); DROP TABLE gone; CREATE SCHEMA "My App"; CREATE TYPE state AS ENUM ('ok', 'bad')});
 app($old, token_table('"My App".plain') . token_table('polled') . token_table('parking')
     . 'CREATE TABLE parted (id integer PRIMARY KEY, name text NOT NULL, access_token text, refresh_token text, expires_at timestamptz) PARTITION BY HASH (id);'
     . 'CREATE TABLE parted_0 PARTITION OF parted FOR VALUES WITH (MODULUS 1, REMAINDER 0)');
@@ -33,7 +36,7 @@ my $parked = app($old, "SELECT token_refresh.get_access_token_from('parking', '1
 super($old, 'SELECT token_refresh.pause()');
 
 my @facts = (
-    'SELECT id, relation::text, key_columns, columns, provider, label, filter, cipher, has_trigger, poll_interval, refresh_margin, attached_at, attached_by FROM token_refresh.token_table WHERE id <> 1 ORDER BY id',
+    'SELECT id, relation::text, key_columns, columns, provider, label, filter, cipher, has_trigger, poll_interval, refresh_margin, attached_at, attached_by, owner FROM token_refresh.token_table WHERE id <> 1 ORDER BY id',
     q{SELECT tgrelid::regclass, tgname, tgisinternal, tgenabled, encode(tgargs, 'escape') FROM pg_trigger WHERE tgname LIKE 'token_refresh%' ORDER BY tgrelid::regclass::text, 2},
     q{SELECT count(*) FROM pg_depend WHERE classid = 'pg_trigger'::regclass AND deptype = 'x' AND refclassid = 'pg_extension'::regclass},
     'SELECT token_table::text, row_key, subject, label, provider, expires_at, parked FROM token_refresh.token_status ORDER BY 1, 2',
@@ -79,6 +82,7 @@ subtest 'refreshing goes on' => sub {
     }
     sign_in($new, $server, '"My App".plain', 'came later');
     refreshed($new, $server, '"My App".plain', 'came later', 'a new row');
+    is(attach($new, 'former'), $former, 'a table that was attached once has the id that it had');
     app($new, token_table('another'));
     ok(attach($new, 'another') > $new->safe_psql('postgres', 'SELECT max(id) FROM token_refresh.token_table WHERE relation <> \'another\'::regclass'), 'the next attachment has an id of its own');
     is($server->stats('acme')->{reuse}, 0, 'no refresh token was presented twice');

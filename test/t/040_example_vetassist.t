@@ -35,6 +35,15 @@ sub sign_in
     return;
 }
 
+# The same, of an application that signs in to the database as another role than the owner.
+sub sign_in_as_service
+{
+    my ($name) = @_;
+    $example->query("DO \$\$ BEGIN CREATE ROLE web LOGIN; EXCEPTION WHEN duplicate_object THEN END \$\$; GRANT vetassist TO web");
+    $node->safe_psql($example->{database}, "SET ROLE vetassist; UPDATE vetassist_va_tokens SET refreshed_at = clock_timestamp() WHERE user_id = '$id{$name}'", extra_params => [ '-U', 'web' ]);
+    return;
+}
+
 sub set_active { my ($name, $active) = @_; $example->owner_query("UPDATE vetassist_users SET is_active = $active WHERE id = '$id{$name}'"); return; }
 
 sub expire { my ($name, $when) = @_; $example->owner_query("UPDATE vetassist_va_tokens SET expires_at = now() + interval '$when' WHERE user_id = '$id{$name}'"); return; }
@@ -80,6 +89,9 @@ subtest 'the application as it was' => sub {
 
 subtest 'attach' => sub {
     set_active('carol', 'false');
+    my ($status, undef, $errors) = $example->run_in_folder([ 'env', '-u', 'VA_CLIENT_SECRET', 'psql', '-qf', 'attach.sql' ], '');
+    is($status, 3, 'attach.sql fails without the client secret');
+    like($errors, qr/ERROR:  not set in the environment: VA_CLIENT_SECRET\n/, 'and says that it is that which is not set');
     my %before = map { $_ => row($_) } keys %id;
     $example->step('Attach');
     $example->readme_quotes('attach.sql', poll_interval => '60 s');
@@ -109,6 +121,13 @@ subtest 'two minutes before the expiry' => sub {
         qq($id{alice}|token_refresh|{"success": true}), 'the audit has the success');
 };
 
+subtest 'a sign-in is no refresh' => sub {
+    my $row = row('bob');
+    sign_in_as_service('bob');
+    isnt(row('bob'), $row, 'refreshed_at has changed');
+    is($example->owner_query("SELECT count(*) FROM vetassist_auth_audit WHERE user_id = '$id{bob}'"), '0', 'and the audit knows of no refresh, though the owner has not signed in itself');
+};
+
 subtest 'a request that finds an expired token' => sub {
     $example->query('SELECT token_refresh.pause()');
     expire('bob', '-1 minute');
@@ -117,6 +136,7 @@ subtest 'a request that finds an expired token' => sub {
     is($token, stored('bob', 'access'), 'which the table has, too');
     is(ask('bob'), $token, 'and asking again gives the same');
     is(requests('bob'), 1, 'all by one request');
+    is($example->owner_query("SELECT count(*) FROM vetassist_auth_audit WHERE event_type = 'token_refresh' AND user_id = '$id{bob}'"), '1', 'and audited like any other');
     $example->query('SELECT token_refresh.resume()');
 };
 
@@ -141,7 +161,9 @@ subtest 'VA says no' => sub {
     is(failures('dave'), 1, 'the audit has one failure');
     like($example->owner_query("SELECT event_data ->> 'error' FROM vetassist_auth_audit_all WHERE user_id = '$id{dave}' AND event_type = 'token_refresh_failed'"),
         qr/invalid_grant/, 'and says what it was');
-    like($example->step('Check'), qr/sign in at VA again.*$id{dave}/s, 'monitoring names the user');
+    my $shown = $example->step('Check');
+    like($shown, qr/sign in at VA again.*$id{dave}.*for another reason/s, 'monitoring names the user');
+    like($shown, qr/needs_reauth .*$id{dave}.*invalid_grant/, 'and so does what was a log');
     $server->fault('va');
     sign_in('dave');
     is($example->query("SELECT status FROM token_refresh.token_status WHERE subject = '$id{dave}'"), 'connected', 'signing in again is all that it takes');
@@ -159,11 +181,17 @@ subtest 'deactivated' => sub {
     await_refreshed('alice', "alice's token, which fell due later, is refreshed");
     is(row('carol'), $row, "carol's is not");
     is(requests('carol'), 0, 'and VA was not asked');
+    is(ask('carol'), stored('carol', 'access'), 'a request gets what is left of the old token');
+    is(requests('carol'), 0, 'and VA is not asked for that either');
 };
 
 subtest 'switch back' => sub {
     my %before = map { $_ => row($_) } keys %id;
+    my $audit = "SELECT string_agg(concat_ws(' ', user_id, event_type, event_data, created_at), E'\\n' ORDER BY created_at, user_id) FROM";
+    my $before = $example->owner_query("$audit vetassist_auth_audit_all");
+    like($before, qr/$id{bob} token_refresh_failed .*$id{dave} token_refresh_failed /s, 'there have been failures');
     $example->step('Switch back');
+    is($example->owner_query("$audit vetassist_auth_audit"), $before, 'the application finds them in its own table');
     is(row($_), $before{$_}, "the row of $_ is as it was") for qw(alice bob carol dave);
     $example->no_trigger_left('vetassist_va_tokens');
     is($example->query('SELECT count(*) FROM token_refresh.token_status'), '0', 'nothing is scheduled');
@@ -172,7 +200,9 @@ subtest 'switch back' => sub {
 };
 
 subtest 'reactivated' => sub {
+    my $failures = $example->owner_query("SELECT count(*) FROM vetassist_auth_audit WHERE event_type = 'token_refresh_failed'");
     $example->step('Attach', POLL_INTERVAL => '1 s');
+    is($example->owner_query("SELECT count(*) FROM vetassist_auth_audit_all WHERE event_type = 'token_refresh_failed'"), $failures, 'no failure is there twice');
     $example->step('Switch over');
     # No trigger sees this row, so when it is known the table has been polled.
     $example->query('ALTER TABLE vetassist_va_tokens DISABLE TRIGGER USER');
@@ -192,7 +222,7 @@ subtest 'reactivated' => sub {
 
 subtest 'the audit as a whole' => sub {
     is($example->owner_query("SELECT count(*) FROM vetassist_auth_audit WHERE event_type = 'token_refresh'"), $server->stats('va')->{refreshed}, 'one success for each refresh');
-    is($example->owner_query("SELECT count(*) FROM vetassist_auth_audit WHERE event_type <> 'token_refresh'"), '0', 'and nothing else in the table');
+    is($example->owner_query("SELECT count(*) FROM vetassist_auth_audit WHERE event_type NOT IN ('token_refresh', 'token_refresh_failed')"), '0', 'and nothing but successes and failures in the table');
     is($server->stats('va')->{reuse}, 0, 'no refresh token was presented twice');
     is($server->stats('va')->{invalid_client}, 0, 'and VA always knew the client');
     my $audit = $example->query("SELECT coalesce(string_agg(a::text, ' '), '') FROM vetassist_auth_audit_all a");

@@ -89,8 +89,11 @@ subtest 'the application as it was' => sub {
 
 subtest 'attach' => sub {
     $example->step('Give it the key');
+    my ($status, undef, $errors) = $example->run_in_folder([ 'env', '-u', 'GOOGLE_CLIENT_ID', '-u', 'GOOGLE_CLIENT_SECRET', 'psql', '-qf', 'attach.sql' ], '');
+    is($status, 3, 'attach.sql fails without a client');
+    like($errors, qr/ERROR:  not set in the environment: GOOGLE_CLIENT_ID, GOOGLE_CLIENT_SECRET\n/, 'and says what is not set');
     $example->step('Attach');
-    $example->readme_quotes('attach.sql');
+    $example->readme_quotes('attach.sql', check_interval => '300 s', refresh_before_expiry => '10 minutes');
     $example->await('SELECT count(*) = 3 FROM token_refresh.token_status', 'the rows that were there are scheduled');
     is($example->owner_query("SELECT string_agg(concat_ws('/', token_table, row_key, subject, label, status), ' ' ORDER BY label, subject) FROM token_refresh.token_status"),
         'booking_oauth_tokens/["1", "booking@tenant1.example"]/1/booking/connected'
@@ -154,6 +157,12 @@ subtest 'Google says no to one' => sub {
     is($example->query("SELECT c ->> 'needs_reauth' FROM jsonb_array_elements(token_refresh.status() -> 'credentials') c WHERE c ->> 'label' = 'booking'"), '1', 'status() counts it');
 };
 
+subtest 'other times' => sub {
+    $example->step('Change the times');
+    $example->await('SELECT count(*) = 26 FROM token_refresh.token_status', 'the rows are scheduled anew');
+    like($example->step('Check'), qr/"running" : true, "check_interval_seconds" : 120, "refresh_before_expiry_minutes" : 15,/, 'the document has the other times');
+};
+
 subtest 'switch back' => sub {
     my $rows = "SELECT md5(string_agg(t::text, '' ORDER BY t::text)) FROM (SELECT * FROM booking_oauth_tokens UNION ALL SELECT * FROM stopsale_oauth_tokens) t";
     my $before = $example->query($rows);
@@ -161,6 +170,7 @@ subtest 'switch back' => sub {
     is($example->query($rows), $before, 'the rows are as they were');
     $example->no_trigger_left('booking_oauth_tokens', 'stopsale_oauth_tokens');
     is($example->query('SELECT count(*) FROM token_refresh.token_status'), '0', 'nothing is scheduled');
+    like($example->step('Check'), qr/"running" : false,/, 'and nothing is running for them, says the document');
     ok(secrets_absent(read_log($node), @secrets), 'no secret is in the log');
 };
 

@@ -26,7 +26,7 @@ $server->control($_, lifetime => $_ eq 'discord' ? 7 * 86400 : 7200) for @realms
 
 my %realm = (spotify => 'spotify', discord => 'discord', map { $_ => 'google' } qw(youtube gmail google_calendar));
 my @platforms = sort keys %realm;
-my %id = map { $_->[0] => sprintf('00000000-0000-4000-8000-%012d', $_->[1]) } [ ann => 1 ], [ ben => 2 ], [ cleo => 3 ];
+my %id = map { $_->[0] => sprintf('00000000-0000-4000-8000-%012d', $_->[1]) } [ ann => 1 ], [ ben => 2 ], [ cleo => 3 ], [ dora => 4 ];
 my @secrets = ($key, values %secret);
 
 # Without Node another implementation of its format stands in, so that everything else is tested.
@@ -89,7 +89,7 @@ my $github_before;
 subtest 'the application as it was' => sub {
     $example->step('Try it');
     $example->owner_query('INSERT INTO users VALUES ' . join(', ', map { "('$id{$_}')" } sort keys %id));
-    connect_platform($_, @platforms) for sort keys %id;
+    connect_platform($_, @platforms) for qw(ann ben cleo);
     my @personal = encrypt('personal-access-token-of-ann', 'personal-access-token-of-ben');
     $example->owner_query("INSERT INTO platform_connections (user_id, platform, access_token) VALUES ('$id{ann}', 'github', '$personal[0]'), ('$id{ben}', 'github', '$personal[1]')");
     # One that has run out long ago, should GitHub's tokens ever do that.
@@ -101,6 +101,9 @@ subtest 'attach' => sub {
     my $rows   = "SELECT md5(string_agg(c::text, ' ' ORDER BY id)) FROM platform_connections c";
     my $before = $example->query($rows);
     $example->step('Give it the key');
+    my ($status, undef, $errors) = $example->run_in_folder([ 'env', '-u', 'SPOTIFY_CLIENT_ID', '-u', 'GOOGLE_CLIENT_SECRET', 'psql', '-qf', 'attach.sql' ], '');
+    is($status, 3, 'attach.sql fails without all of the clients');
+    like($errors, qr/ERROR:  not set in the environment: SPOTIFY_CLIENT_ID, GOOGLE_CLIENT_SECRET\n/, 'and says what is not set');
     $example->step('Attach');
     $example->readme_quotes('attach.sql');
     is($example->query($rows), $before, 'the rows are as they were');
@@ -184,10 +187,32 @@ subtest 'what passes: connected' => sub {
 
 subtest 'monitoring' => sub {
     my $error = sub { my $text = columns('ben', $_[0], 'last_sync_error'); return "$_[0]|$text|1"; };
+    $example->owner_query('INSERT INTO platform_connections (user_id, platform, access_token, refresh_token, token_expires_at)'
+        . " VALUES ('$id{dora}', 'linkedin', 'aa:bb:cc', 'aa:bb:cc', '2020-01-01'), ('$id{dora}', 'youtube', 'garbage', 'garbage', '2020-01-01')");
+    $example->await("SELECT count(*) = 2 FROM token_refresh.token_status WHERE subject = '$id{dora}' AND status = 'error'", 'two rows cannot be served');
+    is(columns('dora', $_, 'status, last_sync_status, last_sync_error IS NULL'), 'connected|pending|t', "$_: which its own columns do not say") for qw(linkedin youtube);
+    is($example->owner_query("SELECT success, failure, message FROM platform_connections c, token_refresh.refresh_row('platform_connections', c.id::text)"
+            . " WHERE c.platform = 'linkedin'"), 'f|client_config|there is no provider "linkedin"', 'a manual refresh says why it cannot be');
     is($example->step('Monitor'), join("\n",
-            '== tokens that expire within an hour', 'discord|1', 'github|1', 'gmail|1', 'spotify|1',
+            '== tokens that expire within an hour', 'discord|1', 'github|1', 'gmail|1', 'linkedin|1', 'spotify|1', 'youtube|1',
             '== connections whose user must sign in again', 'spotify|1',
-            '== failed refreshes', $error->('discord'), $error->('gmail'), $error->('spotify'), ''), 'the three queries');
+            '== failed refreshes', $error->('discord'), $error->('gmail'), $error->('spotify'),
+            '== connections that cannot be refreshed, which the table does not say', 'linkedin|client_config: there is no provider "linkedin"|1',
+            'youtube|client_config: the stored refresh token does not open with the keys at hand|1', ''), 'the three queries, and the fourth');
+    $example->owner_query("DELETE FROM platform_connections WHERE user_id = '$id{dora}'");
+};
+
+subtest 'health and metrics' => sub {
+    my $health = sub { my ($user) = @_; return $example->step('Health', USER_ID => $id{$user}) =~ s/\s+//gr; };
+    my $entry = sub { return sprintf('{"platform":"%s","connected":%s,"status":"%s"}', $_[0], $_[1] ? ('true', 'healthy') : ('false', 'needs_reconnect')); };
+    is($health->('ann'), '{"health":[' . join(',', map { $entry->($_, 1) } qw(spotify youtube discord)) . ']}', 'all is well with one user');
+    is($health->('ben'), '{"health":[' . join(',', $entry->('spotify', 0), $entry->('youtube', 1), $entry->('discord', 0)) . ']}', 'two of three platforms are not well with another');
+    is($health->('dora'), '{"health":[' . join(',', map { $entry->($_, 0) } qw(spotify youtube discord)) . ']}', 'a third has none');
+    my $metrics = $example->step('Metrics');
+    like($metrics, qr/^discord\|failed\|client_config\|[1-9]\d*\ndiscord\|success\|\|1\n/m, 'successes and failures by platform and reason');
+    like($metrics, qr/^spotify\|failed\|reauth\|1\nspotify\|success\|\|1\n/m, 'a dead grant is counted once');
+    like($metrics, qr/^gmail\|failed\|rate_limited\|1\n/m, 'so is a request to wait');
+    like($metrics, qr/^spotify\|3\|0\|0\|1$/m, 'how many connections there are, and how they stand');
 };
 
 subtest 'mended' => sub {
@@ -200,6 +225,26 @@ subtest 'mended' => sub {
     await_refreshed('spotify: the user has connected it again, and refreshing goes on', 'ben', 'spotify');
     is(columns('ben', 'spotify', 'status, last_sync_status, last_sync_error IS NULL'), 'connected|success|t', 'spotify: and all is well');
     is(requests('ben', 'spotify'), 2, 'spotify: the dead grant was presented once');
+};
+
+subtest 'by hand' => sub {
+    my $before = requests('ann', 'spotify');
+    $example->query('SELECT token_refresh.pause()');
+    # It would fall due again when its minute is over.
+    $server->fault('google');
+    connect_platform('ben', 'gmail');
+    expire('ann', '-1 minute', 'discord', 'spotify');
+    expire('ben', '-1 minute', 'discord');
+    $server->fault('discord', kind => 'status', status => 503, match => '-ben$');
+    my ($status, $output, $errors) = $example->run_in_folder([ 'bash', '-euo', 'pipefail', '-c', $example->{steps}{'Refresh by hand'} ], '', USER_ID => $id{ann});
+    is($status, 0, 'the commands run') or diag($errors);
+    like($output, qr/^ t  *\|.*^due 2, refreshed 1, failed 1$/ms, 'one by one, and all that is due');
+    like($errors, qr/^failed 1 of 2: \{"discord": \{"refreshed": 1, "transient": 1\}\}$/m, 'with a complaint about the one that failed');
+    $server->fault('discord');
+    $example->step('Refresh by hand', USER_ID => $id{ann});
+    is(requests('ann', 'spotify'), $before + 2, 'one request each time');
+    $example->query('SELECT token_refresh.resume()');
+    await_refreshed('and what was left is refreshed later', 'ben', 'discord');
 };
 
 subtest 'what is left alone' => sub {

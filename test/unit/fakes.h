@@ -106,6 +106,7 @@ class FakeStore : public Store {
     std::optional<FailureClass> failure;
     std::string message;
     int writes = 0;
+    int32_t token_table = 1;
 
     // What the world does to the row.
     bool locked = false;          // somebody else holds it
@@ -238,6 +239,7 @@ class FakeStore : public Store {
     claim.schedule_id = request.schedule_id;
     claim.provider_id = row.provider_id;
     claim.journal_id = journal_id;
+    claim.token_table = row.token_table;
     claim.stored_refresh_token = Sealed(row.refresh_token);
     claim.refresh_token = Secret(row.refresh_token);
     claim.generation = row.generation;

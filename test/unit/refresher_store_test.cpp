@@ -124,6 +124,7 @@ TEST_F(RefresherStoreTest, OneRowThatCannotBeStoredHoldsNobodyUp) {
 
 TEST_F(RefresherStoreTest, ManyUnsavedAnswersStopNewRequests) {
   AddRows(1, 200);
+  for (int64_t id = 1; id <= 200; id++) Row(id).token_table = static_cast<int32_t>(id % 4);
   Configure(150, 1000);
   store.fail_saves = 1000 * 1000;
   Turn();
@@ -136,6 +137,25 @@ TEST_F(RefresherStoreTest, ManyUnsavedAnswersStopNewRequests) {
   Run(kMinute);
   EXPECT_EQ(transport.pending.size(), 50u);
   EXPECT_EQ(engine->counters().refreshed, 150u);
+}
+
+// They stop the table that they belong to alone; that is up to the store.
+TEST_F(RefresherStoreTest, ManyUnsavedAnswersOfOneTableStopNoOther) {
+  AddRows(1, 150);
+  for (int64_t id = 1; id <= 150; id++) {
+    Row(id).token_table = 2;
+    Row(id).fail_saves = 1000;
+  }
+  Configure(150, 150);
+  Turn();
+  for (int64_t id = 1; id <= 150; id++) ASSERT_TRUE(transport.Answer(FirstToken(id), Success(id)));
+  Turn();
+  EXPECT_EQ(engine->unfinished(), 150u);
+  AddRows(1001, 20);
+  engine->ScheduleChanged();
+  Run(kSecond);
+  EXPECT_TRUE(InFlight(1001));
+  EXPECT_TRUE(InFlight(1020));
 }
 
 // Somebody holds rows of the first provider locked while it fails.
