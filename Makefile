@@ -4,7 +4,11 @@
 EXTENSION = token_refresh
 MODULE_big = token_refresh
 OBJS = $(sort $(patsubst %.cpp,%.o,$(wildcard src/core/*.cpp src/pg/*.cpp)))
-DATA = $(sort $(wildcard sql/token_refresh--*.sql))
+EXTVERSION := $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" token_refresh.control)
+# The install script is put together from its parts; what is in sql itself leads from one version to the next.
+FIRST_SCRIPT = sql/token_refresh--$(EXTVERSION).sql
+DATA = $(filter-out $(FIRST_SCRIPT),$(sort $(wildcard sql/token_refresh--*.sql)))
+DATA_built = $(FIRST_SCRIPT)
 
 REGRESS = $(sort $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql)))
 REGRESS_OPTS = --inputdir=test
@@ -26,6 +30,8 @@ else
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 -include $(OBJS:.o=.d)
+$(FIRST_SCRIPT): $(sort $(wildcard sql/install/*.sql)) token_refresh.control
+	cat $(filter %.sql,$^) > $@
 token_refresh.so: src/exports.map
 endif
 
