@@ -9,12 +9,14 @@ import signal
 import subprocess
 import sys
 
+from api_tokens import ApiTokenBench
 from herd import LATENCY, HerdBench
 from read import ReadBench
 from refresh import RefreshBench
 from servers import BenchError, Cluster, FastEndpoint, SlowEndpoint
+from sessions import SessionBench
 
-BENCHES = ("refresh", "read", "herd")
+BENCHES = ("refresh", "read", "api_tokens", "sessions", "herd")
 SETTINGS = {"max_connections": 1100, "shared_buffers": "256MB", "max_wal_size": "4GB"}
 
 
@@ -76,6 +78,10 @@ def make_benches(arguments, cluster):
             yield RefreshBench(cluster, endpoint, arguments.dir, arguments.node_dir), endpoint
         elif name == "read":
             yield ReadBench(cluster, arguments.dir), None
+        elif name == "api_tokens":
+            yield ApiTokenBench(cluster, arguments.dir), None
+        elif name == "sessions":
+            yield SessionBench(cluster, arguments.dir), None
         else:
             endpoint = SlowEndpoint(arguments.dir, LATENCY)
             yield HerdBench(cluster, endpoint, arguments.dir), endpoint

@@ -133,6 +133,12 @@ BEGIN
             USING ERRCODE = 'dependent_objects_still_exist',
                   HINT = 'Delete its rows from token_refresh.credential first.';
     END IF;
+    SELECT count(*) INTO holders FROM @extschema@.account a WHERE a.provider = name;
+    IF holders > 0 THEN
+        RAISE EXCEPTION 'provider "%" still has % account(s)', name, holders
+            USING ERRCODE = 'dependent_objects_still_exist',
+                  HINT = 'Delete its rows from token_refresh.account first; their sessions go with them.';
+    END IF;
     -- A table names it for all of its rows, or rows name it in a column.
     SELECT string_agg(t.relation::text, ', ' ORDER BY t.relation::text) INTO tables FROM @extschema@.token_table t
         WHERE t.id <> 1 AND (t.provider = name OR EXISTS (SELECT FROM @extschema@.schedule s
@@ -146,5 +152,5 @@ BEGIN
     DELETE FROM @extschema@.provider p WHERE p.name = drop_provider.name;
     INSERT INTO @extschema@.audit_event (event, provider) VALUES ('provider_dropped', name);
 END $$;
-COMMENT ON FUNCTION drop_provider(text) IS 'forgets a provider that has no credentials any more, and that no attached table uses';
+COMMENT ON FUNCTION drop_provider(text) IS 'forgets a provider that has no credentials and accounts any more, and that no attached table uses';
 

@@ -27,7 +27,13 @@ FROM (SELECT 'provider' AS place, @extschema@._envelope_key(s) AS key_id
           FROM @extschema@.credential, LATERAL unnest(ARRAY[access_token, refresh_token]) s WHERE s IS NOT NULL
       UNION ALL
       SELECT 'parked_result', @extschema@._envelope_key(s)
-          FROM @extschema@.parked_result, LATERAL unnest(ARRAY[access_token, refresh_token, replaces_refresh_token]) s WHERE s IS NOT NULL) u
+          FROM @extschema@.parked_result, LATERAL unnest(ARRAY[access_token, refresh_token, replaces_refresh_token]) s WHERE s IS NOT NULL
+      UNION ALL
+      SELECT 'api_token', @extschema@._envelope_key(successor) FROM @extschema@.api_token WHERE successor IS NOT NULL
+      UNION ALL
+      SELECT 'signing_key', @extschema@._envelope_key(k.key) FROM @extschema@.signing_key k
+      UNION ALL
+      SELECT 'session_secret', @extschema@._envelope_key(s.secret) FROM @extschema@.session_secret s) u
 LEFT JOIN @extschema@.key_ring() k ON k.key_id = u.key_id
 GROUP BY 1, 2, 3
 UNION ALL
@@ -40,6 +46,8 @@ DECLARE
     sealing bytea;
     providers bigint;
     parked bigint;
+    signing bigint;
+    session_secrets bigint;
 BEGIN
     SELECT k.key_id INTO STRICT sealing FROM @extschema@.key_ring() k WHERE k.seals;
     UPDATE @extschema@.provider p SET
@@ -61,9 +69,15 @@ BEGIN
            OR substring(r.replaces_refresh_token, 2, 8) <> sealing
               AND @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'replaces_refresh_token', r.replaces_refresh_token) <> r.replaces_refresh_token;
     GET DIAGNOSTICS parked = ROW_COUNT;
-    RETURN providers + parked;
+    UPDATE @extschema@.signing_key g SET key = @extschema@._reseal('token_refresh.signing_key', g.kid, 'key', g.key)
+        WHERE substring(g.key, 2, 8) <> sealing AND @extschema@._reseal('token_refresh.signing_key', g.kid, 'key', g.key) <> g.key;
+    GET DIAGNOSTICS signing = ROW_COUNT;
+    UPDATE @extschema@.session_secret s SET secret = @extschema@._reseal('token_refresh.session_secret', s.purpose, 'secret', s.secret)
+        WHERE substring(s.secret, 2, 8) <> sealing AND @extschema@._reseal('token_refresh.session_secret', s.purpose, 'secret', s.secret) <> s.secret;
+    GET DIAGNOSTICS session_secrets = ROW_COUNT;
+    RETURN providers + parked + signing + session_secrets;
 END $$;
-COMMENT ON FUNCTION _reseal_few() IS 'internal: reseals the secrets of providers and parked results; returns how many rows';
+COMMENT ON FUNCTION _reseal_few() IS 'internal: reseals the secrets of providers, parked results and sessions; returns how many rows';
 
 CREATE FUNCTION _reseal_credentials(INOUT last_id bigint, batch_size integer, OUT resealed bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -89,6 +103,26 @@ BEGIN
     last_id := next_id;
 END $$;
 COMMENT ON FUNCTION _reseal_credentials(bigint, integer) IS 'internal: reseals the next credentials; last_id is null behind the last one';
+
+CREATE FUNCTION _reseal_api_tokens(INOUT last_id bigint, batch_size integer, OUT resealed bigint)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    sealing bytea;
+    next_id bigint;
+BEGIN
+    SELECT k.key_id INTO STRICT sealing FROM @extschema@.key_ring() k WHERE k.seals;
+    -- In the order in which a family is revoked.
+    SELECT max(b.id) INTO next_id FROM (
+        SELECT t.id FROM @extschema@.api_token t WHERE t.id > last_id AND t.successor IS NOT NULL
+        ORDER BY t.id LIMIT batch_size FOR NO KEY UPDATE) b;
+    UPDATE @extschema@.api_token t SET successor = @extschema@._reseal('token_refresh.api_token', t.id::text, 'successor', t.successor)
+        WHERE t.id > last_id AND t.id <= next_id AND t.successor IS NOT NULL
+          AND substring(t.successor, 2, 8) <> sealing
+          AND @extschema@._reseal('token_refresh.api_token', t.id::text, 'successor', t.successor) <> t.successor;
+    GET DIAGNOSTICS resealed = ROW_COUNT;
+    last_id := next_id;
+END $$;
+COMMENT ON FUNCTION _reseal_api_tokens(bigint, integer) IS 'internal: reseals the next successors of API tokens; last_id is null behind the last one';
 
 CREATE FUNCTION _reseal_attached(token_table integer, after_key text, batch_size integer, OUT last_key text, OUT resealed bigint)
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_reseal_attached';
@@ -118,6 +152,13 @@ BEGIN
         at := 0;
         LOOP
             SELECT c.last_id, c.resealed INTO at, n FROM @extschema@._reseal_credentials(at, batch_size) c;
+            in_pass := in_pass OPERATOR(pg_catalog.+) n;
+            COMMIT;
+            EXIT WHEN at IS NULL;
+        END LOOP;
+        at := 0;
+        LOOP
+            SELECT t.last_id, t.resealed INTO at, n FROM @extschema@._reseal_api_tokens(at, batch_size) t;
             in_pass := in_pass OPERATOR(pg_catalog.+) n;
             COMMIT;
             EXIT WHEN at IS NULL;

@@ -1,5 +1,7 @@
 #include "pg/catalog.h"
 
+#include "pg/index_lookup.h"
+
 extern "C" {
 #include "catalog/pg_collation.h"
 #include "utils/fmgroids.h"
@@ -44,25 +46,12 @@ constexpr const char* kSelectCredential =
     " WHERE provider OPERATOR(pg_catalog.=) $1 AND subject OPERATOR(pg_catalog.=) $2"
     " AND label OPERATOR(pg_catalog.=) $3";
 
-void EqualKey(ScanKey key, AttrNumber column, Oid collation, RegProcedure equal, Datum value) {
-  ScanKeyEntryInitialize(key, 0, column, BTEqualStrategyNumber, InvalidOid, collation, equal, value);
-}
-
-// DROP EXTENSION may have come between looking the name up and getting the lock.
-Relation OpenTable(Oid table) {
-  Relation relation = try_table_open(table, AccessShareLock);
-  if (relation == nullptr)
-    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-                    errmsg("the extension token_refresh has been dropped while it was in use")));
-  return relation;
-}
-
 // Oids already looked up. Four look-ups by name in the system caches would be a good part of a whole read.
 struct KnownRelation {
   char name[NAMEDATALEN];
   Oid oid;
 };
-constexpr int kMaxKnownRelations = 16;
+constexpr int kMaxKnownRelations = 32;
 KnownRelation known_relations[kMaxKnownRelations];
 int known_count = 0;
 uint64 times_forgotten = 0;
@@ -89,44 +78,6 @@ Oid LookUpRelation(const char* name) {
   return relation;
 }
 
-// Calls read(slot) for the one row that a unique index finds.
-template <class Read>
-bool FetchOne(Oid table, Oid index, ScanKey keys, int key_count, Snapshot snapshot, Read read) {
-  Relation relation = OpenTable(table);
-  Relation index_relation = index_open(index, AccessShareLock);
-  IndexScanDesc scan = BeginIndexScan(relation, index_relation, snapshot, key_count);
-  index_rescan(scan, keys, key_count, nullptr, 0);
-  TupleTableSlot* slot = table_slot_create(relation, nullptr);
-  bool found = index_getnext_slot(scan, ForwardScanDirection, slot);
-  if (found) read(slot);
-  ExecDropSingleTupleTableSlot(slot);
-  index_endscan(scan);
-  index_close(index_relation, AccessShareLock);
-  table_close(relation, AccessShareLock);
-  return found;
-}
-
-Datum GetColumn(TupleTableSlot* slot, int column, bool* is_null) { return slot_getattr(slot, column, is_null); }
-
-char* CopyText(TupleTableSlot* slot, int column) {
-  bool is_null;
-  Datum value = GetColumn(slot, column, &is_null);
-  return is_null ? nullptr : TextDatumGetCString(value);
-}
-
-bytea* CopyBytes(TupleTableSlot* slot, int column) {
-  bool is_null;
-  Datum value = GetColumn(slot, column, &is_null);
-  return is_null ? nullptr : DatumGetByteaPCopy(value);
-}
-
-bool GetTime(TupleTableSlot* slot, int column, TimestampTz* time) {
-  bool is_null;
-  Datum value = GetColumn(slot, column, &is_null);
-  *time = is_null ? 0 : DatumGetTimestampTz(value);
-  return !is_null;
-}
-
 void ReadCredential(TupleTableSlot* slot, CredentialRow* row) {
   bool is_null;
   row->id = DatumGetInt64(GetColumn(slot, kCredentialId, &is_null));
@@ -150,8 +101,7 @@ void ReadSchedule(TupleTableSlot* slot, ScheduleRow* row) {
   row->failure = CopyText(slot, kScheduleFailure);
   row->message = CopyText(slot, kScheduleMessage);
   row->generation = DatumGetInt64(GetColumn(slot, kScheduleGeneration, &is_null));
-  Datum xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &is_null);
-  row->written_by_this_transaction = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+  row->written_by_this_transaction = WrittenByThisTransaction(slot);
 }
 
 bool FetchCredentialByIndex(Oid table, text* provider, text* subject, text* label, Snapshot snapshot,

@@ -46,7 +46,7 @@ DemandOutcome RefreshAndWait(const ScheduleRow& row, int64_t timeout_ms) {
   if (row.written_by_this_transaction) return outcome;
   outcome.end = DemandEnd::kNoSlot;
   RequestTicket ticket;
-  if (!EnterRequest(MyDatabaseId, row.id, row.generation, &ticket)) return outcome;
+  if (!EnterRequest(MyDatabaseId, {RequestKind::kRefresh, row.id}, row.generation, &ticket)) return outcome;
   const bool answered = AwaitRequest(ticket, timeout_ms, &outcome.result);
   outcome.end = answered ? DemandEnd::kAnswered : DemandEnd::kTimedOut;
   return outcome;

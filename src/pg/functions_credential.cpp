@@ -102,7 +102,7 @@ void RefreshWindow(FunctionCallInfo fcinfo, const ScheduleRow* rows, int count) 
   int next = 0;
   for (int i = 0; i < count; i++) {
     for (; !stalled && next < count && next < i + window; next++)
-      if (EnterRequest(MyDatabaseId, rows[next].id, rows[next].generation, &requests[next].ticket))
+      if (EnterRequest(MyDatabaseId, {RequestKind::kRefresh, rows[next].id}, rows[next].generation, &requests[next].ticket))
         requests[next].until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
     DemandResult result = DemandResult::kInternal;
     const bool entered = requests[i].until != 0;

@@ -8,6 +8,7 @@
 
 #include "core/curl_transport.h"
 #include "core/refresher.h"
+#include "pg/api_token_desk.h"
 #include "pg/boundary.h"
 #include "pg/provider_cache.h"
 #include "pg/settings.h"
@@ -55,6 +56,7 @@ struct Worker {
   std::unique_ptr<PgStore> store;
   std::unique_ptr<CurlTransport> transport;
   std::unique_ptr<Refresher> engine;
+  std::unique_ptr<ApiTokenDesk> api_tokens;
   RefresherSettings settings;
   Micros recover_at = 1;   // when to look for lost answers; 0: that is done
   Micros look_at = 0;      // sessions rely on the schedule being looked at by then; 0: on nothing
@@ -127,6 +129,7 @@ Worker* MakeWorker(Oid database) {
     worker = new Worker;
     worker->database = database;
     worker->store = std::make_unique<PgStore>();
+    worker->api_tokens = std::make_unique<ApiTokenDesk>(database);
     CurlTransport::Options options;
     options.max_connections = static_cast<size_t>(total);
     Result<std::unique_ptr<CurlTransport>> transport = CurlTransport::Create(options);
@@ -189,10 +192,23 @@ void TakeDemands(Worker* worker) {
   do {
     count = TakeRequests(worker->database, pending, kRequestsPerTurn);
     Step([&] {
-      for (int i = 0; i < count; i++) worker->engine->RequestNow(pending[i].schedule_id, pending[i].seen_generation);
+      for (int i = 0; i < count; i++) {
+        const RequestSubject& subject = pending[i].subject;
+        if (subject.kind == RequestKind::kRefresh)
+          worker->engine->RequestNow(subject.id, pending[i].seen_generation);
+        else
+          worker->api_tokens->Take(subject);
+      }
       return Ok();
     });
   } while (count == kRequestsPerTurn);
+}
+
+void ServeApiTokens(Worker* worker) {
+  Step([&] {
+    worker->api_tokens->Serve(worker->clock.Now());
+    return Ok();
+  });
 }
 
 // Before anything is begun in the background, as what is due may be a lot.
@@ -208,7 +224,7 @@ void Turn(Worker* worker) {
     AllowBackground(worker);
     worker->engine->Turn();
     for (const FinishedDemand& finished : worker->engine->TakeFinished())
-      FinishRequest(worker->database, finished.schedule_id, finished.result);
+      FinishRequest(worker->database, {RequestKind::kRefresh, finished.schedule_id}, finished.result);
     AdvertiseCounters(worker->database, worker->engine->counters());
     return Ok();
   });
@@ -239,6 +255,10 @@ void LeaveIfDrained(Worker* worker) {
   if (unfinished != 0)
     ereport(LOG, (errmsg("token_refresh refresher: leaves with %zu answers outstanding", unfinished),
                   errdetail("What was not answered, or could not be stored, is asked again when it is back.")));
+  Step([&] {
+    worker->api_tokens->FlushUse();
+    return Ok();
+  });
   Leave(RefresherPhase::kUnknown);
 }
 
@@ -280,6 +300,7 @@ long WaitTime(Worker* worker) {
   Step([&] {
     wake_at = worker->drain_until != 0 ? worker->drain_until : worker->store->NextSweepAt();
     if (worker->drain_until == 0 && worker->recover_at != 0) wake_at = Min(wake_at, worker->recover_at);
+    wake_at = Min(wake_at, worker->api_tokens->NextAt());
     std::optional<Micros> turn_at = worker->engine->NextTurnAt();
     if (turn_at) wake_at = Min(wake_at, *turn_at);
     transport = worker->transport->NextTimeout();
@@ -331,6 +352,7 @@ void Run(Worker* worker) {
     SweepIfDue(worker);
     KeepPromiseToLook(worker);
     TakeDemands(worker);
+    ServeApiTokens(worker);
     Turn(worker);
     LeaveIfDrained(worker);
     FlushClaims(worker);

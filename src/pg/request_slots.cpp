@@ -26,7 +26,7 @@ struct RequestSlot {
   DemandResult result;
   int active_index;  // kWaiting, kTaken: where active[] names this slot
   int next_idle;     // kFree, kDone: the slot to be reused after this one, -1: the last
-  int64_t schedule_id;
+  RequestSubject subject;
   int64_t seen_generation;
   uint64_t sequence;         // of the request in the slot
   TimestampTz wanted_until;  // nobody waits for it any more after this
@@ -96,10 +96,10 @@ void EndRequest(int index, DemandResult result) {
 // of a slot that is in use again does no more than make them look.
 void WakeWaiters(int index) { ConditionVariableBroadcast(&slots[index].changed); }
 
-int FindActive(Oid database, int64_t schedule_id) {
+int FindActive(Oid database, RequestSubject subject) {
   for (int i = 0; i < table->active_count; ++i) {
     const RequestSlot& slot = slots[active[i]];
-    if (slot.schedule_id == schedule_id && slot.database == database) return active[i];
+    if (slot.subject == subject && slot.database == database) return active[i];
   }
   return -1;
 }
@@ -113,13 +113,13 @@ void EndAbandoned(TimestampTz now) {
   }
 }
 
-int MakeRequest(Oid database, int64_t schedule_id, TimestampTz now) {
+int MakeRequest(Oid database, RequestSubject subject, TimestampTz now) {
   if (table->idle_head < 0) EndAbandoned(now);
   const int index = TakeOldestIdle();
   if (index < 0) return -1;
   RequestSlot& slot = slots[index];
   slot.database = database;
-  slot.schedule_id = schedule_id;
+  slot.subject = subject;
   slot.seen_generation = 0;
   slot.sequence = ++table->last_sequence;
   slot.state = SlotState::kWaiting;
@@ -167,15 +167,15 @@ int TakeRequests(Oid database, PendingRequest* out, int max) {
       RequestSlot& slot = slots[active[i]];
       if (slot.database != database || slot.state != SlotState::kWaiting) continue;
       slot.state = SlotState::kTaken;
-      out[count++] = {slot.schedule_id, slot.seen_generation};
+      out[count++] = {slot.subject, slot.seen_generation};
     }
     return count;
   });
 }
 
-void FinishRequest(Oid database, int64_t schedule_id, DemandResult result) {
+void FinishRequest(Oid database, RequestSubject subject, DemandResult result) {
   const int index = WithSharedLock(LW_EXCLUSIVE, [&] {
-    const int found = FindActive(database, schedule_id);
+    const int found = FindActive(database, subject);
     if (found < 0 || slots[found].state != SlotState::kTaken) return -1;
     EndRequest(found, result);
     return found;
@@ -183,13 +183,13 @@ void FinishRequest(Oid database, int64_t schedule_id, DemandResult result) {
   if (index >= 0) WakeWaiters(index);
 }
 
-bool EnterRequest(Oid database, int64_t schedule_id, int64_t seen_generation, RequestTicket* ticket) {
+bool EnterRequest(Oid database, RequestSubject subject, int64_t seen_generation, RequestTicket* ticket) {
   const TimestampTz now = GetCurrentTimestamp();
   const TimestampTz wanted_until = TimestampTzPlusMilliseconds(now, Settings::request_timeout_ms);
   bool waiting = false;
   const int index = WithSharedLock(LW_EXCLUSIVE, [&] {
-    int found = FindActive(database, schedule_id);
-    if (found < 0) found = MakeRequest(database, schedule_id, now);
+    int found = FindActive(database, subject);
+    if (found < 0) found = MakeRequest(database, subject, now);
     if (found < 0) return -1;
     RequestSlot& slot = slots[found];
     waiting = slot.state == SlotState::kWaiting;

@@ -23,6 +23,18 @@ int Settings::http_timeout_ms = 30000;
 char* Settings::ca_file = nullptr;
 bool Settings::allow_insecure_http = false;
 int Settings::audit_retention_min = 90 * 24 * 60;
+int Settings::api_token_grace_s = 24 * 60 * 60;
+int Settings::api_token_retention_min = 90 * 24 * 60;
+int Settings::api_token_use_interval_s = 60;
+int Settings::api_token_use_slots = 65536;
+char* Settings::jwt_issuer = nullptr;
+char* Settings::jwt_audience = nullptr;
+int Settings::jwt_lifetime_s = 30 * 60;
+int Settings::jwt_leeway_s = 10;
+int Settings::session_idle_timeout_s = 7 * 86400;
+int Settings::session_max_lifetime_s = 90 * 86400;
+int Settings::session_refresh_grace_s = 30;
+int Settings::session_retention_min = 30 * 24 * 60;
 
 namespace {
 
@@ -33,6 +45,16 @@ bool CheckDatabases(char** value, void**, GucSource) {
   if (!valid) GUC_check_errdetail("It must be a comma-separated list of database names, empty, or *.");
   list_free(names);
   return valid;
+}
+
+// Names in a JWT, which are compared byte for byte in whatever encoding.
+bool CheckJwtName(char** value, void**, GucSource) {
+  for (const char* c = *value; *c != '\0'; c++) {
+    if (*c > ' ' && *c <= '~') continue;
+    GUC_check_errdetail("It must be of printable ASCII characters without spaces.");
+    return false;
+  }
+  return true;
 }
 
 void AssignKeySource(const char*, void*) { ForgetKeyRing(); }
@@ -80,6 +102,61 @@ void DefineHttpSettings() {
                            &Settings::allow_insecure_http, false, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
 }
 
+void DefineApiTokenSettings(bool preloading) {
+  DefineCustomIntVariable("token_refresh.api_token_grace", "How long an API token is good beside its successor.",
+                          "Within it everybody who presents the old one gets the same successor; presented later, it "
+                          "ends them all.",
+                          &Settings::api_token_grace_s, 24 * 60 * 60, 1, 86400 * 365, PGC_SIGHUP, GUC_UNIT_S, nullptr,
+                          nullptr, nullptr);
+  DefineCustomIntVariable("token_refresh.api_token_retention", "How long API tokens that have expired are remembered.",
+                          nullptr, &Settings::api_token_retention_min, 90 * 24 * 60, 60, INT_MAX, PGC_SIGHUP,
+                          GUC_UNIT_MIN, nullptr, nullptr, nullptr);
+  DefineCustomIntVariable("token_refresh.api_token_use_interval",
+                          "How often the refresher writes down which API tokens were used.", nullptr,
+                          &Settings::api_token_use_interval_s, 60, 1, 86400, PGC_SIGHUP, GUC_UNIT_S, nullptr, nullptr,
+                          nullptr);
+  if (preloading)
+    DefineCustomIntVariable("token_refresh.api_token_use_slots",
+                            "API tokens whose use can be noted between two writes.", nullptr,
+                            &Settings::api_token_use_slots, 65536, 1024, 16777216, PGC_POSTMASTER, 0, nullptr, nullptr,
+                            nullptr);
+}
+
+// By superusers for a database or a role as well: each database may be an issuer of its own.
+void DefineJwtSettings() {
+  DefineCustomStringVariable("token_refresh.jwt_issuer", "Who issues the JWTs of sessions: the claim iss.",
+                             "Empty means that they have none, and that none is asked for.", &Settings::jwt_issuer, "",
+                             PGC_SUSET, 0, CheckJwtName, nullptr, nullptr);
+  DefineCustomStringVariable("token_refresh.jwt_audience", "Whom the JWTs of sessions are for: the claim aud.",
+                             "Empty means that they have none, and that those with one are refused.",
+                             &Settings::jwt_audience, "", PGC_SUSET, 0, CheckJwtName, nullptr, nullptr);
+  DefineCustomIntVariable("token_refresh.jwt_lifetime", "How long the JWT of a session is good.", nullptr,
+                          &Settings::jwt_lifetime_s, 30 * 60, 1, 86400 * 365, PGC_SUSET, GUC_UNIT_S, nullptr, nullptr,
+                          nullptr);
+  DefineCustomIntVariable("token_refresh.jwt_leeway", "How far the clocks of servers may differ.",
+                          "By so much longer a JWT is good, unless its session is over.", &Settings::jwt_leeway_s, 10, 0,
+                          300, PGC_SUSET, GUC_UNIT_S, nullptr, nullptr, nullptr);
+}
+
+void DefineSessionSettings() {
+  DefineCustomIntVariable("token_refresh.session_idle_timeout",
+                          "How long a session that is refreshed lives on without being refreshed again.", nullptr,
+                          &Settings::session_idle_timeout_s, 7 * 86400, 1, 86400 * 3650, PGC_SUSET, GUC_UNIT_S, nullptr,
+                          nullptr, nullptr);
+  DefineCustomIntVariable("token_refresh.session_max_lifetime",
+                          "How long after the sign-in a session ends, however often it is refreshed.", nullptr,
+                          &Settings::session_max_lifetime_s, 90 * 86400, 1, 86400 * 3650, PGC_SUSET, GUC_UNIT_S, nullptr,
+                          nullptr, nullptr);
+  DefineCustomIntVariable("token_refresh.session_refresh_grace",
+                          "How long the former refresh token of a session gives the same successor.",
+                          "For a client that has not got the answer; presented later, it ends the session.",
+                          &Settings::session_refresh_grace_s, 30, 0, 86400, PGC_SUSET, GUC_UNIT_S, nullptr, nullptr,
+                          nullptr);
+  DefineCustomIntVariable("token_refresh.session_retention", "How long sessions that have expired are remembered.",
+                          nullptr, &Settings::session_retention_min, 30 * 24 * 60, 60, INT_MAX, PGC_SIGHUP,
+                          GUC_UNIT_MIN, nullptr, nullptr, nullptr);
+}
+
 }  // namespace
 
 void DefineSettings(bool preloading) {
@@ -94,6 +171,9 @@ void DefineSettings(bool preloading) {
                           nullptr);
   DefineRefresherSettings();
   DefineHttpSettings();
+  DefineApiTokenSettings(preloading);
+  DefineJwtSettings();
+  DefineSessionSettings();
   // The size of shared memory cannot change later.
   if (preloading)
     DefineCustomIntVariable("token_refresh.request_slots", "Credentials that sessions can wait for at the same time.",

@@ -21,6 +21,18 @@ struct Settings {
   static char* ca_file;
   static bool allow_insecure_http;
   static int audit_retention_min;
+  static int api_token_grace_s;
+  static int api_token_retention_min;
+  static int api_token_use_interval_s;
+  static int api_token_use_slots;
+  static char* jwt_issuer;
+  static char* jwt_audience;
+  static int jwt_lifetime_s;
+  static int jwt_leeway_s;
+  static int session_idle_timeout_s;
+  static int session_max_lifetime_s;
+  static int session_refresh_grace_s;
+  static int session_retention_min;
 };
 
 // preloading: also those that can be set at server start only.

@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "pg/api_token_use.h"
 #include "pg/postgres_api.h"
 
 namespace token_refresh {
@@ -12,20 +13,24 @@ namespace {
 
 constexpr char kShmemName[] = "token_refresh";
 
-LWLock* lock = nullptr;
+LWLockPadded* locks = nullptr;  // ours, then those of the notes on API tokens
 #if PG_VERSION_NUM >= 150000
 shmem_request_hook_type previous_request_hook = nullptr;
 #endif
 shmem_startup_hook_type previous_startup_hook = nullptr;
 
-Size SharedStateSize() { return add_size(MAXALIGN(sizeof(SharedState)), RequestSlotsSize()); }
+Size SharedStateSize() {
+  return add_size(add_size(MAXALIGN(sizeof(SharedState)), MAXALIGN(RequestSlotsSize())), ApiTokenUseSize());
+}
+
+LWLock* UseLock(int partition) { return &locks[1 + partition].lock; }
 
 void RequestSharedMemory() {
 #if PG_VERSION_NUM >= 150000
   if (previous_request_hook != nullptr) previous_request_hook();
 #endif
   RequestAddinShmemSpace(SharedStateSize());
-  RequestNamedLWLockTranche(kShmemName, 1);
+  RequestNamedLWLockTranche(kShmemName, 1 + kApiTokenUsePartitions);
 }
 
 // Runs in the postmaster, again after a crash has made it start over.
@@ -36,20 +41,23 @@ void StartSharedMemory() {
   char* memory = static_cast<char*>(ShmemInitStruct(kShmemName, SharedStateSize(), &found));
   void* slots = memory + MAXALIGN(sizeof(SharedState));
   shared_state = reinterpret_cast<SharedState*>(memory);
-  lock = &GetNamedLWLockTranche(kShmemName)->lock;
+  void* use = static_cast<char*>(slots) + MAXALIGN(RequestSlotsSize());
+  locks = GetNamedLWLockTranche(kShmemName);
   if (!found) {
     memset(memory, 0, sizeof(SharedState));
     shared_state->launcher_procno = -1;
     ConditionVariableInit(&shared_state->refresher_left);
     InitRequestSlots(slots);
+    InitApiTokenUse(use);
   }
   AttachRequestSlots(slots);
+  AttachApiTokenUse(use, UseLock);
   LWLockRelease(AddinShmemInitLock);
 }
 
 }  // namespace
 
-LWLock* SharedLock() { return lock; }
+LWLock* SharedLock() { return &locks[0].lock; }
 
 void InstallSharedStateHooks() {
 #if PG_VERSION_NUM >= 150000

@@ -214,6 +214,30 @@ void AdvertiseNextLook(Oid database, TimestampTz next_look_at) {
   });
 }
 
+TimestampTz UseNotedAt(Oid database) {
+  return WithSharedLock(LW_SHARED, [&] {
+    const DatabaseEntry* entry = FindLocked(database);
+    return entry != nullptr ? entry->use_noted_at : 0;
+  });
+}
+
+void ForgetUseNoted(Oid database) {
+  WithSharedLock(LW_EXCLUSIVE, [&] {
+    DatabaseEntry* entry = FindLocked(database);
+    if (entry != nullptr) entry->use_noted_at = 0;
+  });
+}
+
+bool NoteUseOf(Oid database, TimestampTz now) {
+  return WithSharedLock(LW_EXCLUSIVE, [&] {
+    DatabaseEntry* entry = FindLocked(database);
+    if (entry == nullptr || entry->use_noted_at != 0) return entry != nullptr;
+    entry->use_noted_at = now;
+    TellRefresherLocked(entry);
+    return true;
+  });
+}
+
 void AdvertiseCounters(Oid database, const RefresherCounters& counters) {
   WithSharedLock(LW_EXCLUSIVE, [&] {
     DatabaseEntry* entry = FindLocked(database);

@@ -37,6 +37,7 @@ struct DatabaseEntry {
   int holders;                 // phase kHeld: commands under way that hold it
   TimestampTz held_until;      // phase kHeld: the launcher leaves it alone until then
   TimestampTz next_look_at;    // when the refresher looks at the schedule by itself
+  TimestampTz use_noted_at;    // since when notes on the use of API tokens wait for the refresher; 0: there are none
   int64 requests, refreshed, failed;  // counters since the refresher started
 };
 
@@ -73,20 +74,37 @@ bool RefresherStopRequested(Oid database);
 // Whether somebody has woken the refresher since the last call.
 bool TakeNews(Oid database);
 void AdvertiseNextLook(Oid database, TimestampTz next_look_at);
+// Since when notes on the use of API tokens wait; 0: there are none. ForgetUseNoted before they are taken.
+TimestampTz UseNotedAt(Oid database);
+void ForgetUseNoted(Oid database);
 void AdvertiseCounters(Oid database, const RefresherCounters& counters);
 
+// What a request is about.
+enum class RequestKind : uint8_t {
+  kRefresh,         // id: of a schedule row
+  kRotateApiToken,  // id: of an API token, whose successor is wanted
+  kRevokeApiToken,  // id: of an API token that was presented after its grace period
+};
+struct RequestSubject {
+  RequestKind kind;
+  int64_t id;
+  bool operator==(const RequestSubject&) const = default;
+};
+
 struct PendingRequest {
-  int64_t schedule_id;
-  int64_t seen_generation;
+  RequestSubject subject;
+  int64_t seen_generation;  // of kRefresh
 };
 // Moves up to max waiting requests of the database to the state "taken"; returns how many.
 int TakeRequests(Oid database, PendingRequest* out, int max);
-void FinishRequest(Oid database, int64_t schedule_id, DemandResult result);
+void FinishRequest(Oid database, RequestSubject subject, DemandResult result);
 
 // Anyone --------------------------------------------------------------------
 void WakeRefresher(Oid database);
 // Wakes it only if it would sleep beyond due_at.
 void WakeRefresherFor(Oid database, TimestampTz due_at);
+// Somebody has noted that an API token was used. False when the database is not known yet.
+bool NoteUseOf(Oid database, TimestampTz now);
 // The extension has just come to the database, or is in use there: if no refresher
 // serves it, the launcher has a look.
 void LookForExtension(Oid database);
@@ -103,9 +121,9 @@ struct RequestTicket {
   int slot;
   uint64_t sequence;
 };
-// Joins the request for this credential if one is under way, else enters a new one and
+// Joins the request for this subject if one is under way, else enters a new one and
 // wakes the refresher. False when all request slots are taken.
-bool EnterRequest(Oid database, int64_t schedule_id, int64_t seen_generation, RequestTicket* ticket);
+bool EnterRequest(Oid database, RequestSubject subject, int64_t seen_generation, RequestTicket* ticket);
 // Waits until the request is finished. False on timeout. Raises on cancel or terminate; a
 // request that nobody waits for any more needs no cleaning up, it ends by itself.
 // A result that was overwritten meanwhile by a later request is kAlreadyRefreshed: read the row.

@@ -154,6 +154,7 @@ class PgStore final : public Store {
   void NextSweepStage(Micros now, bool failed);
   bool PauseSweep();
   void Trim();
+  void TidySessions();
 
   MemoryContext scratch_context_;
   Oid extension_ = InvalidOid;

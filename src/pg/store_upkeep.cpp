@@ -1,5 +1,5 @@
 // The store's upkeep: what the last refresher left behind, the sweep that reconciles the
-// schedule with the token tables, and the retention of the audit.
+// schedule with the token tables, and the retention of the audit and of sessions.
 #include <algorithm>
 
 #include "pg/catalog.h"
@@ -32,6 +32,9 @@ Statement recover_in_flight = {
 
 Statement trim_audit = {
     "SELECT token_refresh._trim_audit(make_interval(mins => $1))", 1, {INT4OID}, nullptr};
+
+Statement tidy_sessions = {
+    "SELECT token_refresh._tidy_sessions(make_interval(mins => $1))", 1, {INT4OID}, nullptr};
 
 // Those of which no trigger tells everything are looked at more often.
 Statement list_tables = {
@@ -234,7 +237,10 @@ bool PgStore::StartSweep(Micros now) {
   ListTables();
   for (SweptTable& table : swept_tables_) {
     if (SweepDueAt(table) > now) continue;
-    if (table.id == kBuiltInTokenTable) Trim();
+    if (table.id == kBuiltInTokenTable) {
+      Trim();
+      TidySessions();
+    }
     if (table.paused)
       sweep_ = std::move(*table.paused);
     else
@@ -262,6 +268,14 @@ void PgStore::Trim() {
     Execute(&trim_audit, retention, false);
   });
   if (error) Complain("trimming the audit", *error);
+}
+
+void PgStore::TidySessions() {
+  auto error = RunPostgres(kActivityUpkeep, [] {
+    Datum retention[] = {Int32GetDatum(Settings::session_retention_min)};
+    Execute(&tidy_sessions, retention, false);
+  });
+  if (error) Complain("tidying up sessions", *error);
 }
 
 void PgStore::NextSweepStage(Micros now, bool failed) {

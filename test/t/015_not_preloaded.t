@@ -49,6 +49,20 @@ $node->safe_psql('postgres',
     q{UPDATE token_refresh.credential SET issued_at = issued_at - interval '900 seconds', expires_at = expires_at - interval '900 seconds' WHERE subject = 'late'});
 is(access_token($node, 'acme', 'late'), $late->{access_token}, 'a token that should be refreshed, but lives, is read');
 
+# Each in a session that has not loaded the library before.
+subtest 'sessions' => sub {
+    $node->safe_psql('postgres', q{ALTER DATABASE postgres SET token_refresh.jwt_issuer = 'https://id.example.com'; ALTER DATABASE postgres SET token_refresh.jwt_lifetime = '7min'});
+    my $kid = $node->safe_psql('postgres', 'SELECT token_refresh.create_signing_key()');
+    my ($jwt, $account, $session) = split /\|/, $node->safe_psql('postgres', q{SELECT jwt_token, user_id, session_id FROM token_refresh.create_session('acme', NULL, '{"sub": "alice"}')});
+    my $validate = "SELECT v ->> 'iss', (v ->> 'exp')::bigint - (v ->> 'iat')::bigint FROM token_refresh.validate_jwt('%s') v";
+    is($node->safe_psql('postgres', sprintf $validate, $jwt), 'https://id.example.com|420', 'a JWT by the settings of the database');
+    my $token = $node->safe_psql('postgres', "SELECT refresh_token FROM token_refresh.start_session_refresh('$session')");
+    is($node->safe_psql('postgres', sprintf $validate, $node->safe_psql('postgres', "SELECT jwt_token FROM token_refresh.refresh_session('$token')")), 'https://id.example.com|420', 'so is a refreshed one');
+    is($node->safe_psql('postgres', "SELECT token_refresh.retire_signing_key('$kid') > now() + interval '7 minutes'"), 't', 'and the end of a key');
+    is($node->safe_psql('postgres', "SELECT token_refresh.revoke_all_sessions('$account')"), '1', 'revoked');
+    is($node->safe_psql('postgres', sprintf $validate, $jwt), '|', 'and no good');
+};
+
 $node->safe_psql('postgres', 'CALL token_refresh.rotate_keys()');
 is(access_token($node, 'acme', 'valid'), $valid->{access_token}, 'rotate_keys works');
 $node->safe_psql('postgres', 'CREATE DATABASE other');

@@ -1,4 +1,5 @@
-# Every SQL snippet of the README, and then of docs/attached-tables.md, runs, in the order in which a reader meets it.
+# Every SQL snippet of the README, and then of the documents on attached tables, API tokens and sessions, runs, in the order in which
+# a reader meets it.
 use strict;
 use warnings;
 
@@ -31,6 +32,18 @@ sub await_refreshed
         FROM token_refresh.token_status s WHERE s.token_table <> 'token_refresh.credential'::regclass}, $what);
 }
 
+# A token like the one that the snippets before have issued.
+sub api_token
+{
+    return $node->safe_psql('postgres', "SELECT token FROM token_refresh.issue_api_token('alice', ARRAY['api:read'])");
+}
+
+# A JWT of the account that the snippets before have made.
+sub jwt
+{
+    return $node->safe_psql('postgres', q{SELECT jwt_token FROM token_refresh.create_session('acme', NULL, '{"sub": "acme-user-17"}')});
+}
+
 # Runs the snippets of a file with real tokens in place of those that are shown.
 sub run_snippets
 {
@@ -44,14 +57,18 @@ sub run_snippets
         $number++;
         $snippet =~ s/\Q$_\E/$real{$_}/g for keys %real;
         my ($title) = grep { !/^--/ } split /\n/, $snippet;
+        my $token;
+        $snippet =~ s{alices-jwt}{jwt()}ge;
+        my $needs_token = $snippet =~ s{tr_alices-token}{$token //= api_token()}ge;
         my ($status, $output, $errors) = $node->psql('postgres', $snippet, on_error_stop => 1);
         is($status, 0, "$file, snippet $number runs: $title") or diag($errors);
+        like($output, qr/^t\|/m, 'it says that the token is good') if $needs_token;
         await_refreshed("its rows are refreshed in place") if $snippet =~ /\battach_table\('/;
     }
     return;
 }
 
-run_snippets('README.md', 8);
+run_snippets('README.md', 11);
 
 is(access_token($node, 'acme', 'alice') eq $grant->{access_token} ? 'old' : 'new',
     'new', 'refresh_credential() of the README has refreshed the token');
@@ -72,5 +89,24 @@ is($server->stats('acme')->{per_subject}{eight}{requests}, 2, 'refresh_row() mak
 is($node->safe_psql('postgres', q{SELECT string_agg(state, ',') FROM connection WHERE expires_at > now() AT TIME ZONE 'UTC' + interval '10 minutes'}),
     'active,active', 'the tokens are in the table, which knows its own words for the status');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM token_refresh.token_table WHERE relation = 'connection'::regclass}), '0', 'it is detached');
+
+run_snippets('docs/api-tokens.md', 10);
+is($node->safe_psql('postgres', q{SELECT string_agg(owner || ' ' || status, ', ' ORDER BY owner, status) FROM token_refresh.api_token_status WHERE imported}),
+    'bob revoked, carol revoked', 'imported tokens are there, and are revoked');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM token_refresh.api_token_status WHERE owner = 'alice' AND status = 'grace'}), '1', 'one was refreshed by force');
+for my $allowed ([ gateway => q{validate_and_refresh_api_token('x')} ], [ token_desk => q{issue_api_token('dave', ARRAY['api:read'])} ],
+    [ token_desk => 'api_token_status' ], [ token_batch => 'refresh_expiring_tokens_batch()' ])
+{
+    my ($role, $what) = @$allowed;
+    my ($status, undef, $errors) = $node->psql('postgres', "SET ROLE $role; SELECT count(*) FROM token_refresh.$what", on_error_stop => 1);
+    is($status, 0, "the role $role may read $what") or diag($errors);
+}
+
+run_snippets('docs/sessions.md', 7);
+is($node->safe_psql('postgres', q{SELECT string_agg(identity || ' ' || (SELECT count(*) FROM token_refresh.session s WHERE s.account = a.id), ', ' ORDER BY identity) FROM token_refresh.account a}),
+    'acme-user-17 4, acme-user-18 1', 'sessions of two accounts');
+is($node->safe_psql('postgres', q{SELECT token_refresh.get_access_token('acme', id::text) IS NOT NULL FROM token_refresh.account WHERE identity = 'acme-user-17'}), 't', 'whose tokens are kept');
+is($node->safe_psql('postgres', q{SELECT count(*) FROM token_refresh.signing_key WHERE retired_at IS NULL}), '1', 'one key signs');
+is($node->safe_psql('postgres', 'SET ROLE web; SELECT token_refresh.validate_jwt(' . literal(jwt()) . q{) ->> 'sub' IS NOT NULL}), 't', 'the role web validates');
 
 done_testing();
