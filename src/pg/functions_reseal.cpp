@@ -3,6 +3,7 @@
 // tables are read and written as their owners, so that nothing of theirs runs with other rights.
 #include <string>
 
+#include "core/encoding.h"
 #include "core/key_ring.h"
 #include "core/sealed_box.h"
 #include "pg/boundary.h"
@@ -67,16 +68,6 @@ int CountKeys(const TokenTable& table, MemoryContext context, KeyUse** uses) {
   return count;
 }
 
-std::string Hex(std::string_view bytes) {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string hex;
-  for (const unsigned char c : bytes) {
-    hex += kDigits[c >> 4];
-    hex += kDigits[c & 15];
-  }
-  return hex;
-}
-
 // The name of a key as key_usage shows it. An application's own key is not replaced by rotate_keys, so it is current.
 Status NameKey(const TokenTable& table, const KeyUse& use, char** name, bool* current) {
   Result<const KeyRing*> ring = LoadKeyRing();
@@ -99,7 +90,7 @@ Status NameKey(const TokenTable& table, const KeyUse& use, char** name, bool* cu
     key = (*ring)->FindById(id);
   }
   *current = key == &(*ring)->primary();
-  *name = CopyOut(key != nullptr ? key->name : "missing key " + Hex(bytes));
+  *name = CopyOut(key != nullptr ? key->name : "missing key " + HexEncode(bytes));
   return Ok();
 }
 

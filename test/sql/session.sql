@@ -196,6 +196,16 @@ UPDATE session SET expires_at = now() - interval '2 hours' WHERE revoked_at IS N
 SELECT count(*) AS before FROM session \gset
 SELECT _tidy_sessions('1 hour');
 SELECT :before - count(*) AS tidied_up, count(*) FILTER (WHERE expires_at < now() - interval '1 hour') AS left_over FROM session;
+-- By the index, however many sessions live.
+INSERT INTO session (account, expires_at, created_at, jwt_claims)
+    SELECT a.id, now() + interval '1 hour', now(), '{}' FROM (SELECT id FROM account LIMIT 1) a, generate_series(1, 500);
+SET enable_seqscan = off;
+BEGIN;
+SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) AS read_before FROM pg_stat_xact_user_tables WHERE relid = 'session'::regclass \gset
+SELECT _tidy_sessions('1 hour');
+SELECT seq_tup_read + coalesce(idx_tup_fetch, 0) - :read_before < 50 AS few_read FROM pg_stat_xact_user_tables WHERE relid = 'session'::regclass;
+COMMIT;
+RESET enable_seqscan;
 SELECT count(*) AS ended_keys FROM signing_key WHERE kid = 'rs';
 SELECT drop_provider('va');
 DELETE FROM credential;
