@@ -92,6 +92,16 @@ Status SetRequestHeaders(std::string_view key, const SecretJson& value, Provider
   return ReadRequestHeaders(key, value, options.request_headers);
 }
 
+Status SetAuthorizationParams(std::string_view key, const SecretJson& value, ProviderOptions& options) {
+  return ReadRequestParams(key, value, options.authorization_params);
+}
+
+Status SetSubjectPointer(std::string_view key, const SecretJson& value, ProviderOptions& options) {
+  if (Status status = ReadText(key, value, options.subject_pointer); !status) return status;
+  if (IsJsonPointer(options.subject_pointer)) return Ok();
+  return OptionError(key, "is not a JSON pointer (RFC 6901)", "An example is \"/id\".");
+}
+
 Status SetErrorRules(std::string_view key, const SecretJson& value, ProviderOptions& options) {
   return ReadErrorRules(key, value, options.error_rules);
 }
@@ -120,6 +130,8 @@ const std::vector<OptionRow>& OptionTable() {
       {{"scope", kText}, SetText<&O::scope>},
       {{"request_params", kObject}, SetRequestParams},
       {{"request_headers", kObject}, SetRequestHeaders},
+      {{"authorization_params", kObject}, SetAuthorizationParams},
+      {{"subject_pointer", kText}, SetSubjectPointer},
       {{"error_rules", kArray}, SetErrorRules},
       {{"keep_refresh_token", kBoolean}, SetBoolean<&O::keep_refresh_token>},
       {{"refresh_margin", kInterval}, SetTiming<&T::refresh_margin, kPositive>},

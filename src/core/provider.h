@@ -41,6 +41,9 @@ struct ProviderOptions {
   std::string scope;                                  // sent with a refresh when set
   std::map<std::string, std::optional<std::string>> request_params;  // added; nullopt removes a standard one
   std::map<std::string, std::string> request_headers;
+  // Of the authorization request: added; nullopt removes a standard one.
+  std::map<std::string, std::optional<std::string>> authorization_params;
+  std::string subject_pointer = "/sub";  // RFC 6901: who has signed in, in what userinfo_endpoint answers
   std::vector<ErrorRule> error_rules;  // tried in order, before the built-in rules
   bool keep_refresh_token = false;     // ignore a refresh token in the answer
   RefreshTiming timing;

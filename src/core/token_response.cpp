@@ -49,12 +49,19 @@ Secret ReadRefreshToken(const SecretJson& answer, TokenSet& tokens) {
   return Secret(*text);
 }
 
+// It is read again by those who verify it.
+Secret ReadIdToken(const SecretJson& answer) {
+  const SecretJson* value = FindPresent(answer, "id_token");
+  return value == nullptr ? Secret() : Secret(TextOf(*value).value_or(std::string_view()));
+}
+
 // Whatever tokens are there; an access token that has a defect is left out.
 TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, bool has_access_token) {
   const SecretJson& answer = body.fields;
   TokenSet tokens;
   if (has_access_token) tokens.access_token = Secret(*TextOf(*FindMember(answer, "access_token")));
   if (!provider.options.keep_refresh_token) tokens.refresh_token = ReadRefreshToken(answer, tokens);
+  tokens.id_token = ReadIdToken(answer);
   ReadTokenDetails(answer, tokens);
   if (SaysError(answer)) tokens.warnings.push_back("the answer holds an access token and an error; the token counts");
   if (body.kind == BodyKind::kDamaged) tokens.warnings.push_back("the answer is damaged JSON; what can be read counts");

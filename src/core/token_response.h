@@ -22,6 +22,7 @@ namespace token_refresh {
 struct TokenSet {
   Secret access_token;
   Secret refresh_token;  // empty: the answer held none, the stored one stays
+  Secret id_token;       // OpenID Connect Core 1.0 section 3.1.3.3, as it came; empty: none
   std::string token_type = "Bearer";  // RFC 6750 spelling for any case of bearer, and when missing
   std::string scope;     // empty: not said
   std::optional<Micros> expires_in;          // relative to the answer; unset: unknown

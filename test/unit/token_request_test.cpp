@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/encoding.h"
+#include "core/form_params.h"
 
 namespace token_refresh {
 namespace {
