@@ -25,7 +25,12 @@ BEGIN
        AND EXISTS (SELECT FROM @extschema@.provider_preset p WHERE p.name = create_provider.name) THEN
         chosen := jsonb_build_object('preset', name) || options;
     END IF;
-    effective := @extschema@._canonical_options(name, client_id, client_secret IS NOT NULL, @extschema@._merge_preset(chosen));
+    effective := @extschema@._merge_preset(chosen);
+    IF NOT effective ? 'token_endpoint' AND jsonb_typeof(effective -> 'issuer') = 'string' THEN
+        chosen := @extschema@.discover_provider(effective ->> 'issuer', effective, client_secret IS NOT NULL) || chosen;
+        effective := @extschema@._merge_preset(chosen);
+    END IF;
+    effective := @extschema@._canonical_options(name, client_id, client_secret IS NOT NULL, effective);
     INSERT INTO @extschema@.provider AS p (name, client_id, options, effective_options)
         VALUES (name, client_id, chosen, effective)
         ON CONFLICT ON CONSTRAINT provider_name_key DO NOTHING RETURNING p.id INTO new_id;
@@ -39,7 +44,7 @@ BEGIN
         WHERE p.id = new_id;
     INSERT INTO @extschema@.audit_event (event, provider) VALUES ('provider_created', name);
 END $$;
-COMMENT ON FUNCTION create_provider(text, text, text, jsonb) IS 'registers an authorization server and this database''s client there; without an endpoint, the preset of that name is used';
+COMMENT ON FUNCTION create_provider(text, text, text, jsonb) IS 'registers an authorization server and this database''s client there; without an endpoint, the preset of that name is used, or what the issuer publishes';
 
 CREATE FUNCTION alter_provider(name text, options jsonb) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

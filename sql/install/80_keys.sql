@@ -31,6 +31,10 @@ FROM (SELECT 'provider' AS place, @extschema@._envelope_key(s) AS key_id
       UNION ALL
       SELECT 'api_token', @extschema@._envelope_key(successor) FROM @extschema@.api_token WHERE successor IS NOT NULL
       UNION ALL
+      SELECT 'authorization_request', @extschema@._envelope_key(a.code_verifier) FROM @extschema@.authorization_request a WHERE a.used_at IS NULL
+      UNION ALL
+      SELECT 'revocation', @extschema@._envelope_key(v.token) FROM @extschema@.revocation v
+      UNION ALL
       SELECT 'signing_key', @extschema@._envelope_key(k.key) FROM @extschema@.signing_key k
       UNION ALL
       SELECT 'session_secret', @extschema@._envelope_key(s.secret) FROM @extschema@.session_secret s) u
@@ -48,6 +52,8 @@ DECLARE
     parked bigint;
     signing bigint;
     session_secrets bigint;
+    sign_ins bigint;
+    revocations bigint;
 BEGIN
     SELECT k.key_id INTO STRICT sealing FROM @extschema@.key_ring() k WHERE k.seals;
     UPDATE @extschema@.provider p SET
@@ -75,9 +81,17 @@ BEGIN
     UPDATE @extschema@.session_secret s SET secret = @extschema@._reseal('token_refresh.session_secret', s.purpose, 'secret', s.secret)
         WHERE substring(s.secret, 2, 8) <> sealing AND @extschema@._reseal('token_refresh.session_secret', s.purpose, 'secret', s.secret) <> s.secret;
     GET DIAGNOSTICS session_secrets = ROW_COUNT;
-    RETURN providers + parked + signing + session_secrets;
+    UPDATE @extschema@.authorization_request a
+        SET code_verifier = @extschema@._reseal('token_refresh.authorization_request', encode(a.state_hash, 'hex'), 'code_verifier', a.code_verifier)
+        WHERE a.used_at IS NULL AND substring(a.code_verifier, 2, 8) <> sealing
+          AND @extschema@._reseal('token_refresh.authorization_request', encode(a.state_hash, 'hex'), 'code_verifier', a.code_verifier) <> a.code_verifier;
+    GET DIAGNOSTICS sign_ins = ROW_COUNT;
+    UPDATE @extschema@.revocation v SET token = @extschema@._reseal(v.sealed_table, v.sealed_row, v.token_type_hint, v.token)
+        WHERE substring(v.token, 2, 8) <> sealing AND @extschema@._reseal(v.sealed_table, v.sealed_row, v.token_type_hint, v.token) <> v.token;
+    GET DIAGNOSTICS revocations = ROW_COUNT;
+    RETURN providers + parked + signing + session_secrets + sign_ins + revocations;
 END $$;
-COMMENT ON FUNCTION _reseal_few() IS 'internal: reseals the secrets of providers, parked results and sessions; returns how many rows';
+COMMENT ON FUNCTION _reseal_few() IS 'internal: reseals the secrets of providers, parked results, sessions, sign-ins and revocations; returns how many rows';
 
 CREATE FUNCTION _reseal_credentials(INOUT last_id bigint, batch_size integer, OUT resealed bigint)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

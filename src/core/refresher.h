@@ -39,6 +39,11 @@ enum class DemandResult : uint8_t {
   kLeftAlone,         // the filter of its table does not hold for the row
   kShuttingDown,
   kInternal,          // the store failed; see the server log
+  // Of requests that are no refresh (pg/shared_state.h, RequestKind):
+  kSpent,          // the state of a sign-in has been used
+  kExpired,        // ... is too old
+  kOtherProvider,  // ... belongs to another provider
+  kFailed,         // it was tried; the committed row says why it failed
 };
 
 struct FinishedDemand {

@@ -104,6 +104,11 @@ const char* DemandResultName(DemandResult result) {
     case DemandResult::kShuttingDown:
       return "shutting_down";
     case DemandResult::kInternal:
+    // Of requests that are no refresh:
+    case DemandResult::kSpent:
+    case DemandResult::kExpired:
+    case DemandResult::kOtherProvider:
+    case DemandResult::kFailed:
       break;
   }
   return "internal";

@@ -8,8 +8,8 @@
 
 #include "core/curl_transport.h"
 #include "core/refresher.h"
-#include "pg/api_token_desk.h"
 #include "pg/boundary.h"
+#include "pg/desks.h"
 #include "pg/provider_cache.h"
 #include "pg/settings.h"
 #include "pg/shared_state.h"
@@ -55,8 +55,8 @@ struct Worker {
   WallClock clock;
   std::unique_ptr<PgStore> store;
   std::unique_ptr<CurlTransport> transport;
+  std::unique_ptr<Desks> desks;
   std::unique_ptr<Refresher> engine;
-  std::unique_ptr<ApiTokenDesk> api_tokens;
   RefresherSettings settings;
   Micros recover_at = 1;   // when to look for lost answers; 0: that is done
   Micros look_at = 0;      // sessions rely on the schedule being looked at by then; 0: on nothing
@@ -111,6 +111,7 @@ void Configure(Worker* worker) {
   settings.http.ca_file = Settings::ca_file != nullptr ? Settings::ca_file : "";
   settings.http.allow_insecure_http = Settings::allow_insecure_http;
   worker->engine->Configure(settings);
+  worker->desks->Configure(settings.http);
 }
 
 // A C++ step of the worker; what it throws ends the worker, and the launcher starts another.
@@ -129,14 +130,14 @@ Worker* MakeWorker(Oid database) {
     worker = new Worker;
     worker->database = database;
     worker->store = std::make_unique<PgStore>();
-    worker->api_tokens = std::make_unique<ApiTokenDesk>(database);
     CurlTransport::Options options;
     options.max_connections = static_cast<size_t>(total);
     Result<std::unique_ptr<CurlTransport>> transport = CurlTransport::Create(options);
     if (!transport.ok()) return transport.error();
     worker->transport = std::move(*transport);
     worker->settings.max_in_flight_total = total;
-    worker->engine = std::make_unique<Refresher>(*worker->store, *worker->transport, worker->clock, seed);
+    worker->desks = std::make_unique<Desks>(database, *worker->store, *worker->transport, worker->clock);
+    worker->engine = std::make_unique<Refresher>(*worker->store, worker->desks->engine_channel(), worker->clock, seed);
     Configure(worker);
     return Ok();
   });
@@ -197,16 +198,16 @@ void TakeDemands(Worker* worker) {
         if (subject.kind == RequestKind::kRefresh)
           worker->engine->RequestNow(subject.id, pending[i].seen_generation);
         else
-          worker->api_tokens->Take(subject);
+          worker->desks->Take(pending[i]);
       }
       return Ok();
     });
   } while (count == kRequestsPerTurn);
 }
 
-void ServeApiTokens(Worker* worker) {
+void ServeDesks(Worker* worker) {
   Step([&] {
-    worker->api_tokens->Serve(worker->clock.Now());
+    worker->desks->Serve(worker->clock.Now());
     return Ok();
   });
 }
@@ -237,7 +238,10 @@ void BeginDrainIfAsked(Worker* worker) {
   Step([&] {
     const Micros patience = Settings::drain_timeout_ms * kMillisecond;
     const Micros until = worker->clock.Now() + (command ? Min(patience, kDrainForCommand) : patience);
-    if (worker->drain_until == 0) worker->engine->BeginDrain();
+    if (worker->drain_until == 0) {
+      worker->engine->BeginDrain();
+      worker->desks->BeginDrain();
+    }
     worker->drain_until = worker->drain_until == 0 ? until : Min(worker->drain_until, until);
     worker->hurrying = command;
     return Ok();
@@ -248,7 +252,7 @@ void LeaveIfDrained(Worker* worker) {
   if (worker->drain_until == 0) return;
   size_t unfinished = 0;
   Step([&] {
-    unfinished = worker->engine->unfinished();
+    unfinished = worker->engine->unfinished() + worker->desks->unfinished();
     return Ok();
   });
   if (unfinished != 0 && worker->clock.Now() < worker->drain_until) return;
@@ -256,7 +260,7 @@ void LeaveIfDrained(Worker* worker) {
     ereport(LOG, (errmsg("token_refresh refresher: leaves with %zu answers outstanding", unfinished),
                   errdetail("What was not answered, or could not be stored, is asked again when it is back.")));
   Step([&] {
-    worker->api_tokens->FlushUse();
+    worker->desks->Leave();
     return Ok();
   });
   Leave(RefresherPhase::kUnknown);
@@ -300,7 +304,7 @@ long WaitTime(Worker* worker) {
   Step([&] {
     wake_at = worker->drain_until != 0 ? worker->drain_until : worker->store->NextSweepAt();
     if (worker->drain_until == 0 && worker->recover_at != 0) wake_at = Min(wake_at, worker->recover_at);
-    wake_at = Min(wake_at, worker->api_tokens->NextAt());
+    wake_at = Min(wake_at, worker->desks->NextAt());
     std::optional<Micros> turn_at = worker->engine->NextTurnAt();
     if (turn_at) wake_at = Min(wake_at, *turn_at);
     transport = worker->transport->NextTimeout();
@@ -341,6 +345,7 @@ void Wait(Worker* worker) {
   if (!ExtensionPresent(worker)) Leave(RefresherPhase::kNotInstalled);
   Step([&] {
     worker->engine->ScheduleChanged();
+    worker->desks->LookAgain();
     return Ok();
   });
 }
@@ -352,7 +357,7 @@ void Run(Worker* worker) {
     SweepIfDue(worker);
     KeepPromiseToLook(worker);
     TakeDemands(worker);
-    ServeApiTokens(worker);
+    ServeDesks(worker);
     Turn(worker);
     LeaveIfDrained(worker);
     FlushClaims(worker);

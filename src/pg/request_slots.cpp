@@ -28,6 +28,7 @@ struct RequestSlot {
   int next_idle;     // kFree, kDone: the slot to be reused after this one, -1: the last
   RequestSubject subject;
   int64_t seen_generation;
+  uint32_t payload;
   uint64_t sequence;         // of the request in the slot
   TimestampTz wanted_until;  // nobody waits for it any more after this
   ConditionVariable changed;
@@ -113,7 +114,7 @@ void EndAbandoned(TimestampTz now) {
   }
 }
 
-int MakeRequest(Oid database, RequestSubject subject, TimestampTz now) {
+int MakeRequest(Oid database, RequestSubject subject, uint32_t payload, TimestampTz now) {
   if (table->idle_head < 0) EndAbandoned(now);
   const int index = TakeOldestIdle();
   if (index < 0) return -1;
@@ -121,6 +122,7 @@ int MakeRequest(Oid database, RequestSubject subject, TimestampTz now) {
   slot.database = database;
   slot.subject = subject;
   slot.seen_generation = 0;
+  slot.payload = payload;
   slot.sequence = ++table->last_sequence;
   slot.state = SlotState::kWaiting;
   slot.wanted_until = now;
@@ -167,7 +169,7 @@ int TakeRequests(Oid database, PendingRequest* out, int max) {
       RequestSlot& slot = slots[active[i]];
       if (slot.database != database || slot.state != SlotState::kWaiting) continue;
       slot.state = SlotState::kTaken;
-      out[count++] = {slot.subject, slot.seen_generation};
+      out[count++] = {slot.subject, slot.seen_generation, slot.payload};
     }
     return count;
   });
@@ -183,13 +185,14 @@ void FinishRequest(Oid database, RequestSubject subject, DemandResult result) {
   if (index >= 0) WakeWaiters(index);
 }
 
-bool EnterRequest(Oid database, RequestSubject subject, int64_t seen_generation, RequestTicket* ticket) {
+bool EnterRequest(Oid database, RequestSubject subject, int64_t seen_generation, RequestTicket* ticket,
+                  uint32_t payload) {
   const TimestampTz now = GetCurrentTimestamp();
   const TimestampTz wanted_until = TimestampTzPlusMilliseconds(now, Settings::request_timeout_ms);
   bool waiting = false;
   const int index = WithSharedLock(LW_EXCLUSIVE, [&] {
     int found = FindActive(database, subject);
-    if (found < 0) found = MakeRequest(database, subject, now);
+    if (found < 0) found = MakeRequest(database, subject, payload, now);
     if (found < 0) return -1;
     RequestSlot& slot = slots[found];
     waiting = slot.state == SlotState::kWaiting;

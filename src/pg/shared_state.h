@@ -84,6 +84,9 @@ enum class RequestKind : uint8_t {
   kRefresh,         // id: of a schedule row
   kRotateApiToken,  // id: of an API token, whose successor is wanted
   kRevokeApiToken,  // id: of an API token that was presented after its grace period
+  // With a sealed payload (sealed_request.h); id: its own, never used twice.
+  kCompleteAuthorization,
+  kDiscover,
 };
 struct RequestSubject {
   RequestKind kind;
@@ -94,6 +97,7 @@ struct RequestSubject {
 struct PendingRequest {
   RequestSubject subject;
   int64_t seen_generation;  // of kRefresh
+  uint32_t payload;         // handle of a dynamic shared memory segment; 0: none
 };
 // Moves up to max waiting requests of the database to the state "taken"; returns how many.
 int TakeRequests(Oid database, PendingRequest* out, int max);
@@ -122,8 +126,9 @@ struct RequestTicket {
   uint64_t sequence;
 };
 // Joins the request for this subject if one is under way, else enters a new one and
-// wakes the refresher. False when all request slots are taken.
-bool EnterRequest(Oid database, RequestSubject subject, int64_t seen_generation, RequestTicket* ticket);
+// wakes the refresher. False when all request slots are taken. payload: of a new request.
+bool EnterRequest(Oid database, RequestSubject subject, int64_t seen_generation, RequestTicket* ticket,
+                  uint32_t payload = 0);
 // Waits until the request is finished. False on timeout. Raises on cancel or terminate; a
 // request that nobody waits for any more needs no cleaning up, it ends by itself.
 // A result that was overwritten meanwhile by a later request is kAlreadyRefreshed: read the row.

@@ -6,6 +6,10 @@
 
 #include "pg/postgres_api.h"
 
+extern "C" {
+#include "mb/pg_wchar.h"
+}
+
 namespace token_refresh {
 
 // value(i, &is_null) gives element i.
@@ -33,6 +37,16 @@ inline Datum TextDatum(std::string_view value) {
 
 // bytea and text have the same representation.
 inline Datum BytesDatum(std::string_view value) { return TextDatum(value); }
+
+// For people: UTF-8, of which a database in another encoding gets what is ASCII.
+inline Datum MessageDatum(std::string_view message) {
+  text* copy = cstring_to_text_with_len(message.data(), static_cast<int>(message.size()));
+  if (GetDatabaseEncoding() == PG_UTF8) return PointerGetDatum(copy);
+  char* bytes = VARDATA(copy);
+  for (size_t i = 0; i < message.size(); i++)
+    if (IS_HIGHBIT_SET(bytes[i])) bytes[i] = '?';
+  return PointerGetDatum(copy);
+}
 
 inline Datum TextOrNullDatum(std::string_view value, bool* is_null) {
   *is_null = value.empty();

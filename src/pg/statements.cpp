@@ -48,14 +48,14 @@ void Release(Statement* statement) {
 
 }  // namespace
 
-uint64 Execute(Statement* statement, Datum* values, bool read_only) {
+uint64 Execute(Statement* statement, Datum* values, bool read_only, const char* nulls) {
   if (statement->plan == nullptr) {
     SPIPlanPtr plan = SPI_prepare(statement->sql, statement->arguments, statement->types);
     if (plan == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
     SPI_keepplan(plan);
     statement->plan = plan;
   }
-  int result = SPI_execute_plan(statement->plan, values, nullptr, read_only, 0);
+  int result = SPI_execute_plan(statement->plan, values, nulls, read_only, 0);
   if (result < 0) elog(ERROR, "token_refresh: a statement failed: %s", SPI_result_code_string(result));
   return SPI_processed;
 }

@@ -19,7 +19,8 @@ struct Statement {
 
 // Executes, preparing it first if need be; returns SPI_processed. read_only statements see the active
 // snapshot, others what is committed when they run.
-uint64 Execute(Statement* statement, Datum* values, bool read_only);
+// nulls: as SPI_execute_plan wants them; null: there are none.
+uint64 Execute(Statement* statement, Datum* values, bool read_only, const char* nulls = nullptr);
 
 // The number in the first column of a row of the result, one of count: of the rows that the statement was given.
 int ResultNumber(uint64 row, int count);

@@ -161,21 +161,31 @@ const std::string& PgStore::ProviderName(int32_t id) const {
 uint64_t PgStore::ProvidersVersion() { return ProviderCacheVersion(); }
 
 Result<std::vector<std::shared_ptr<const Provider>>> PgStore::LoadProviders() {
+  const uint64_t version = ProviderCacheVersion();
+  if (providers_at_version_ == version) return providers_;
   MemoryContextReset(scratch_context_);
   PlainProviders plain = {};
   auto error = RunPostgres(kActivityClaim, [&] { ReadProviders(scratch_context_, &plain); });
   if (error) return Complain("reading providers", *error);
   provider_names_.clear();
-  std::vector<std::shared_ptr<const Provider>> providers;
+  providers_.clear();
   for (uint64 i = 0; i < plain.count; i++) {
     provider_names_[plain.rows[i].id] = plain.rows[i].name;
     Result<Provider> provider = MakeProvider(plain.rows[i]);
     if (provider.ok())
-      providers.push_back(std::make_shared<const Provider>(std::move(*provider)));
+      providers_.push_back(std::make_shared<const Provider>(std::move(*provider)));
     else
       ReportUnusable(plain.rows[i], provider.error());
   }
-  return providers;
+  providers_at_version_ = version;
+  return providers_;
+}
+
+std::shared_ptr<const Provider> PgStore::FindProviderByName(const std::string& name) {
+  if (!LoadProviders().ok()) return nullptr;
+  for (const auto& provider : providers_)
+    if (provider->name == name) return provider;
+  return nullptr;
 }
 
 bool PgStore::Paused() {

@@ -36,6 +36,8 @@ class PgStore final : public Store {
   std::vector<SaveVerdict> Save(Micros now, std::span<const Outcome> outcomes) override;
 
   // For the worker.
+  // Null: there is none, or it cannot be used.
+  std::shared_ptr<const Provider> FindProviderByName(const std::string& name);
   // Whether the database (still) has the extension that the worker started with. Being a transaction,
   // this is also how an idle process hears what other sessions have changed.
   bool ExtensionPresent();
@@ -164,7 +166,9 @@ class PgStore final : public Store {
   bool paused_ = true;
   uint64_t paused_at_version_ = 0;
   Micros last_complaint_at_ = 0;
-  std::unordered_map<int32_t, std::string> provider_names_;
+  std::vector<std::shared_ptr<const Provider>> providers_;  // that can be used
+  uint64_t providers_at_version_ = 0;
+  std::unordered_map<int32_t, std::string> provider_names_;  // of all
   std::unordered_map<int64_t, int32_t> unsaved_;  // schedule id and table of the tokens that could not even be parked
   std::unordered_map<int64_t, int> journal_left_;          // claims not saved yet, per journal note
   // Per schedule id, the digest of the refresh token in the row: by it a sweep knows a row whose key has changed.

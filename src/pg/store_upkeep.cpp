@@ -34,7 +34,7 @@ Statement trim_audit = {
     "SELECT token_refresh._trim_audit(make_interval(mins => $1))", 1, {INT4OID}, nullptr};
 
 Statement tidy_sessions = {
-    "SELECT token_refresh._tidy_sessions(make_interval(mins => $1))", 1, {INT4OID}, nullptr};
+    "SELECT token_refresh._tidy_sessions(make_interval(mins => $1)), token_refresh._tidy_sign_ins()", 1, {INT4OID}, nullptr};
 
 // Those of which no trigger tells everything are looked at more often.
 Statement list_tables = {

@@ -1,0 +1,216 @@
+------------------------------------------------------------------------------
+-- Sign-in: internal functions
+------------------------------------------------------------------------------
+
+CREATE FUNCTION _make_authorization(client_id text, options jsonb, redirect_uri text, scope text, params jsonb,
+                                    OUT authorization_url text, OUT state text, OUT state_hash bytea, OUT code_verifier bytea,
+                                    OUT sends_verifier boolean, OUT wants_id_token boolean)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_make_authorization';
+COMMENT ON FUNCTION _make_authorization(text, jsonb, text, text, jsonb) IS 'internal: the URL of an authorization request, and what is to be kept until it is completed';
+
+-- The one who finds it unused may present the code. Results are words of src/pg/sign_in_desk.cpp.
+CREATE FUNCTION _take_authorization(request bigint, expected_provider text, iss text,
+                                    OUT result text, OUT provider text, OUT redirect_uri text, OUT code_verifier bytea, OUT state_hash bytea,
+                                    OUT sends_verifier boolean, OUT wants_id_token boolean, OUT max_age integer, OUT has_subject boolean)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    r @extschema@.authorization_request;
+    issuer text;
+    reason text;
+BEGIN
+    SELECT a.* INTO r FROM @extschema@.authorization_request a WHERE a.id = request FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        result := 'unknown';
+        RETURN;
+    END IF;
+    SELECT p.effective_options ->> 'issuer' INTO issuer FROM @extschema@.provider p WHERE p.name = r.provider;
+    CASE
+        WHEN r.used_at IS NOT NULL THEN
+            result := 'used';
+            reason := 'the state was presented again';
+        WHEN r.expires_at <= clock_timestamp() THEN
+            result := 'expired';
+            reason := 'the state has expired';
+        WHEN expected_provider <> r.provider OR iss <> issuer THEN
+            result := 'other_provider';
+            reason := 'the state belongs to another provider';
+        ELSE
+            result := 'taken';
+    END CASE;
+    -- Whoever presents a state with the answer of another provider may be mixing them up: it is spent.
+    UPDATE @extschema@.authorization_request a SET used_at = clock_timestamp(),
+            failure = CASE WHEN result <> 'taken' THEN result END, message = reason
+        WHERE a.id = request AND a.used_at IS NULL;
+    IF reason IS NOT NULL THEN
+        INSERT INTO @extschema@.audit_event (event, provider, subject, label, failure, message, actor)
+            VALUES ('authorization_refused', r.provider, r.subject, r.label, 'state_' || result, reason, 'refresher');
+        RETURN;
+    END IF;
+    provider := r.provider;
+    redirect_uri := r.redirect_uri;
+    code_verifier := r.code_verifier;
+    state_hash := r.state_hash;
+    sends_verifier := r.sends_verifier;
+    wants_id_token := r.wants_id_token;
+    max_age := r.max_age;
+    has_subject := r.subject IS NOT NULL;
+END $$;
+COMMENT ON FUNCTION _take_authorization(bigint, text, text) IS 'internal: for the refresher, which is about to present the code';
+
+-- Without a lock on an account that is there: its owner may just be beginning a session.
+CREATE FUNCTION _account_of(of_provider text, of_claims jsonb) RETURNS uuid
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    its_identity text := @extschema@._identity_of(of_claims);
+    found_id uuid;
+BEGIN
+    INSERT INTO @extschema@.account AS a (provider, identity, claims)
+        SELECT of_provider, its_identity, of_claims
+        WHERE NOT EXISTS (SELECT FROM @extschema@.account k WHERE k.provider = of_provider AND k.identity = its_identity)
+        ON CONFLICT ON CONSTRAINT account_identity DO NOTHING;
+    SELECT a.id INTO STRICT found_id FROM @extschema@.account a WHERE a.provider = of_provider AND a.identity = its_identity;
+    RETURN found_id;
+END $$;
+COMMENT ON FUNCTION _account_of(text, jsonb) IS 'internal: finds or makes the account of the claims';
+
+-- Whose the credential is going to be.
+CREATE FUNCTION _authorization_owner(request bigint, given_claims jsonb, OUT provider text, OUT owner text, OUT label text)
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+SELECT r.provider, coalesce(r.subject, @extschema@._account_of(r.provider, given_claims)::text), r.label
+    FROM @extschema@.authorization_request r WHERE r.id = request
+$$;
+COMMENT ON FUNCTION _authorization_owner(bigint, jsonb) IS 'internal: under which names the credential of a sign-in is to be stored';
+
+CREATE FUNCTION _finish_authorization(request bigint, new_credential_id bigint, new_owner text, new_claims jsonb, new_failure text, new_message text)
+RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+WITH finished AS (
+    UPDATE @extschema@.authorization_request a
+        SET credential_id = new_credential_id, owner = new_owner, claims = new_claims, failure = new_failure, message = new_message
+        WHERE a.id = request RETURNING a.provider, a.subject, a.label)
+INSERT INTO @extschema@.audit_event (event, provider, subject, label, failure, message, actor)
+    SELECT CASE WHEN new_failure IS NULL THEN 'authorization_completed' ELSE 'authorization_refused' END,
+           f.provider, coalesce(new_owner, f.subject), f.label, new_failure, new_message, 'refresher' FROM finished f
+$$;
+COMMENT ON FUNCTION _finish_authorization(bigint, bigint, text, jsonb, text, text) IS 'internal: how a sign-in has ended';
+
+-- What is due, and is not tried again by anybody else within the lease.
+CREATE FUNCTION _take_revocations(at_most integer, lease interval)
+RETURNS TABLE (id bigint, provider text, token bytea, sealed_table text, sealed_row text, token_type_hint text, attempts integer)
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+UPDATE @extschema@.revocation r SET due_at = clock_timestamp() + lease, attempts = r.attempts + 1
+    FROM (SELECT d.id FROM @extschema@.revocation d WHERE d.due_at <= now() ORDER BY d.due_at LIMIT at_most FOR UPDATE SKIP LOCKED) due
+    WHERE r.id = due.id
+    RETURNING r.id, r.provider, r.token, r.sealed_table, r.sealed_row, r.token_type_hint, r.attempts
+$$;
+COMMENT ON FUNCTION _take_revocations(integer, interval) IS 'internal: for the refresher, which is about to revoke them';
+
+CREATE FUNCTION _settle_revocation(revocation_id bigint, outcome text, why text, pause interval) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    r @extschema@.revocation;
+    over boolean := outcome <> 'retry';
+BEGIN
+    SELECT x.* INTO r FROM @extschema@.revocation x WHERE x.id = revocation_id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    over := over OR clock_timestamp() + pause > r.give_up_at;
+    IF NOT over THEN
+        UPDATE @extschema@.revocation x SET due_at = clock_timestamp() + pause, message = why WHERE x.id = revocation_id;
+        RETURN;
+    END IF;
+    DELETE FROM @extschema@.revocation x WHERE x.id = revocation_id;
+    INSERT INTO @extschema@.audit_event (event, provider, subject, label, failure, message, actor)
+        VALUES (CASE WHEN outcome = 'done' THEN 'token_revoked' ELSE 'revocation_failed' END, r.provider, r.subject, r.label,
+                CASE WHEN outcome <> 'done' THEN outcome END,
+                concat_ws(': ', r.token_type_hint, CASE WHEN outcome = 'retry' THEN 'given up after ' || r.attempts || ' attempts' END, why),
+                'refresher');
+END $$;
+COMMENT ON FUNCTION _settle_revocation(bigint, text, text, interval) IS 'internal: what has become of a revocation';
+
+CREATE FUNCTION _queue_revocation(provider text, subject text, label text, token bytea, sealed_table text, sealed_row text, hint text) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+INSERT INTO @extschema@.revocation (provider, subject, label, token, sealed_table, sealed_row, token_type_hint)
+    SELECT p.name, subject, label, token, sealed_table, sealed_row, hint
+    FROM @extschema@.provider p WHERE p.name = provider AND p.effective_options ? 'revocation_endpoint' AND token IS NOT NULL
+$$;
+COMMENT ON FUNCTION _queue_revocation(text, text, text, bytea, text, text, text) IS 'internal: has the refresher revoke a token, if the provider can';
+
+CREATE FUNCTION _tidy_sign_ins() RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+DELETE FROM @extschema@.authorization_request a USING (
+    SELECT o.id FROM @extschema@.authorization_request o WHERE o.expires_at < now() - interval '1 hour'
+    ORDER BY o.expires_at LIMIT 10000 FOR UPDATE SKIP LOCKED) old WHERE a.id = old.id;
+DELETE FROM @extschema@.discovery d WHERE d.answered_at < now() - interval '1 hour';
+$$;
+COMMENT ON FUNCTION _tidy_sign_ins() IS 'internal: forgets sign-ins and discoveries that are over';
+
+------------------------------------------------------------------------------
+-- Sign-in: the contract. Whoever may execute these needs no privilege on the tables, except for disconnect.
+------------------------------------------------------------------------------
+
+CREATE FUNCTION begin_authorization(provider text, subject text DEFAULT NULL, redirect_uri text DEFAULT NULL, scope text DEFAULT NULL,
+                                    label text DEFAULT '', authorization_params jsonb DEFAULT '{}', expires_in interval DEFAULT '10 minutes')
+RETURNS TABLE (authorization_url text, state text)
+    LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+    its_provider @extschema@.provider;
+    made record;
+    wanted_scope text;
+    max_age integer;
+BEGIN
+    PERFORM @extschema@._require('provider', provider IS NULL);
+    PERFORM @extschema@._require('redirect_uri', redirect_uri IS NULL);
+    PERFORM @extschema@._require('label', label IS NULL);
+    PERFORM @extschema@._require('authorization_params', authorization_params IS NULL);
+    PERFORM @extschema@._require('expires_in', expires_in IS NULL);
+    IF length(subject) NOT BETWEEN 1 AND 1000 THEN
+        RAISE EXCEPTION 'argument "subject" must be 1 to 1000 characters long' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF length(label) > 200 THEN
+        RAISE EXCEPTION 'argument "label" must be 0 to 200 characters long' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF expires_in <= interval '0' OR expires_in > interval '1 hour' THEN
+        RAISE EXCEPTION 'argument "expires_in" must be positive and at most one hour' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT p.* INTO its_provider FROM @extschema@.provider p WHERE p.name = provider;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'unknown provider "%"', provider
+            USING ERRCODE = 'undefined_object', HINT = 'Create it with token_refresh.create_provider().';
+    END IF;
+    wanted_scope := coalesce(scope, its_provider.effective_options ->> 'scope');
+    SELECT m.* INTO made FROM @extschema@._make_authorization(its_provider.client_id, its_provider.effective_options, redirect_uri,
+                                                             wanted_scope, authorization_params) m;
+    IF subject IS NULL AND NOT made.wants_id_token AND NOT its_provider.effective_options ? 'userinfo_endpoint' THEN
+        RAISE EXCEPTION 'argument "subject" is needed: nothing at provider "%" would say who has signed in', provider
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Give the subject; or the scope "openid" and the provider the options issuer and jwks_uri; or the option userinfo_endpoint.';
+    END IF;
+    -- OpenID Connect Core 1.0 section 3.1.2.1: how long ago the user may have proved who he is.
+    max_age := coalesce(authorization_params ->> 'max_age', its_provider.effective_options #>> '{authorization_params,max_age}');
+    INSERT INTO @extschema@.authorization_request (state_hash, provider, subject, label, redirect_uri, code_verifier, sends_verifier,
+                                                   wants_id_token, max_age, expires_at)
+        VALUES (made.state_hash, provider, subject, label, redirect_uri, made.code_verifier, made.sends_verifier, made.wants_id_token, max_age,
+                clock_timestamp() + expires_in);
+    authorization_url := made.authorization_url;
+    state := made.state;
+    RETURN NEXT;
+END $$;
+COMMENT ON FUNCTION begin_authorization(text, text, text, text, text, jsonb, interval) IS 'begins a sign-in at a provider: where to send the browser, and the state with which it comes back. Without a subject the credential will belong to the account of whoever signs in';
+
+CREATE FUNCTION complete_authorization(state text, code text, expected_provider text DEFAULT NULL, iss text DEFAULT NULL)
+RETURNS TABLE (credential_id bigint, provider text, subject text, claims jsonb)
+    LANGUAGE c ROWS 1 AS 'MODULE_PATHNAME', 'token_refresh_complete_authorization';
+COMMENT ON FUNCTION complete_authorization(text, text, text, text) IS 'ends a sign-in with what the browser has brought back: the refresher exchanges the code, verifies who has signed in and stores the credential, whatever becomes of the caller''s transaction';
+
+CREATE FUNCTION discover_provider(issuer text, options jsonb DEFAULT '{}', has_client_secret boolean DEFAULT true) RETURNS jsonb
+    LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_discover_provider';
+COMMENT ON FUNCTION discover_provider(text, jsonb, boolean) IS 'provider options from what an issuer publishes (RFC 8414, OpenID Connect Discovery); options say how to ask: timeouts, ca_file, allow_insecure_http';
+
+CREATE FUNCTION disconnect(provider text, subject text, label text DEFAULT '', revoke boolean DEFAULT true) RETURNS boolean
+    LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_disconnect';
+COMMENT ON FUNCTION disconnect(text, text, text, boolean) IS 'forgets a credential and, after COMMIT, has its tokens revoked at the provider (RFC 7009), in the background and for up to a day; false when there was none';
+

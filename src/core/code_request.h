@@ -1,0 +1,19 @@
+// Builds the HTTP request that turns an authorization code into tokens (RFC 6749 section 4.1.3, RFC 7636 section 4.5).
+// Its answer is read by ReadTokenResponse. Called by SignIns.
+#pragma once
+
+#include <string>
+
+#include "core/http.h"
+#include "core/provider.h"
+#include "core/provider_request.h"
+#include "core/secret.h"
+
+namespace token_refresh {
+
+// code_verifier: empty when the authorization request had no code_challenge. The provider's option request_params
+// is of the refresh request and plays no part here.
+HttpRequest BuildCodeRequest(const Provider& provider, const Secret& code, const Secret& code_verifier,
+                             const std::string& redirect_uri, const HttpDefaults& defaults);
+
+}  // namespace token_refresh

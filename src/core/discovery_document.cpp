@@ -1,0 +1,93 @@
+#include "core/discovery_document.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "core/parsed_url.h"
+#include "core/strict_json.h"
+
+namespace token_refresh {
+namespace {
+
+// The names are the same in the documents and in the options.
+constexpr std::array<std::string_view, 6> kEndpoints = {"token_endpoint",      "authorization_endpoint",
+                                                        "revocation_endpoint", "introspection_endpoint",
+                                                        "userinfo_endpoint",   "jwks_uri"};
+
+std::string_view WithoutLastSlash(std::string_view url) {
+  if (url.ends_with('/')) url.remove_suffix(1);
+  return url;
+}
+
+bool IsUsableUrl(const std::string& url, bool insecure_allowed) {
+  const std::optional<ParsedUrl> parsed = ParseHttpUrl(url);
+  return parsed.has_value() && (parsed->scheme == "https" || IsLoopbackHost(parsed->host) || insecure_allowed);
+}
+
+std::string_view TextMember(const SecretJson& object, std::string_view name) {
+  const SecretJson* member = FindMember(object, name);
+  return member == nullptr ? std::string_view() : TextOf(*member).value_or(std::string_view());
+}
+
+// RFC 8414 section 2: without the list it is client_secret_basic, which is also the default of the option. Nothing
+// for that, and when none of the methods is known here.
+std::optional<std::string_view> ChooseAuthMethod(const SecretJson& document, bool has_client_secret) {
+  if (!has_client_secret) return "none";
+  const SecretJson* methods = FindMember(document, "token_endpoint_auth_methods_supported");
+  if (methods == nullptr || !methods->is_array()) return std::nullopt;
+  for (const std::string_view method : {"client_secret_basic", "client_secret_post", "none"}) {
+    if (std::any_of(methods->begin(), methods->end(), [&](const SecretJson& m) { return TextOf(m) == method; })) {
+      return method;
+    }
+  }
+  return std::nullopt;
+}
+
+DiscoveredOptions Unusable(std::string message) { return {{}, "document_unusable", std::move(message)}; }
+
+DiscoveredOptions Mismatch(std::string_view found, std::string_view asked) {
+  const bool differ_by_slash = WithoutLastSlash(found) == WithoutLastSlash(asked);
+  return {{},
+          "issuer_mismatch",
+          differ_by_slash ? "the issuer in the document differs by a slash at its end; ask for that one"
+                          : "the issuer in the document is not the one that was asked"};
+}
+
+}  // namespace
+
+bool IsIssuer(const std::string& text, bool insecure_allowed) {
+  return text.find('?') == std::string::npos && IsUsableUrl(text, insecure_allowed);
+}
+
+std::string OpenidConfigurationUrl(std::string_view issuer) {
+  return std::string(WithoutLastSlash(issuer)) + "/.well-known/openid-configuration";
+}
+
+std::string OauthMetadataUrl(std::string_view issuer) {
+  issuer = WithoutLastSlash(issuer);
+  const size_t path = std::min(issuer.find('/', issuer.find("://") + 3), issuer.size());
+  std::string url(issuer.substr(0, path));
+  return url.append("/.well-known/oauth-authorization-server").append(issuer.substr(path));
+}
+
+DiscoveredOptions ReadDiscoveryDocument(std::string_view document, const DiscoveryRules& rules) {
+  const std::optional<SecretJson> read = ParseStrictObject(document);
+  if (!read.has_value()) return Unusable("the discovery document is not a JSON object without a name twice");
+  if (const std::string_view issuer = TextMember(*read, "issuer"); issuer != rules.issuer) {
+    return Mismatch(issuer, rules.issuer);
+  }
+  SecretJson options = SecretJson::object();
+  options["issuer"] = SecretString(rules.issuer);
+  for (const std::string_view name : kEndpoints) {
+    const std::string_view url = TextMember(*read, name);
+    if (IsUsableUrl(std::string(url), rules.insecure_allowed)) options[SecretString(name)] = SecretString(url);
+  }
+  if (!options.contains("token_endpoint")) return Unusable("the discovery document has no usable token_endpoint");
+  if (const auto method = ChooseAuthMethod(*read, rules.has_client_secret); method.has_value()) {
+    options["token_endpoint_auth_method"] = SecretString(*method);
+  }
+  return {std::string(std::string_view(options.dump(-1, ' ', false, SecretJson::error_handler_t::replace))), {}, {}};
+}
+
+}  // namespace token_refresh

@@ -1,0 +1,157 @@
+#include "pg/credential_write.h"
+
+#include "core/sealed_box.h"
+#include "pg/boundary.h"
+#include "pg/catalog.h"
+#include "pg/keys.h"
+#include "pg/owner_scope.h"
+
+namespace token_refresh {
+
+namespace {
+
+constexpr const char* kFind =
+    "SELECT id FROM token_refresh.credential"
+    " WHERE provider OPERATOR(pg_catalog.=) $1 AND subject OPERATOR(pg_catalog.=) $2"
+    " AND label OPERATOR(pg_catalog.=) $3 FOR UPDATE";
+// A refresh token that is known to be dead is not kept beside new tokens.
+constexpr const char* kUpdate =
+    "UPDATE token_refresh.credential SET access_token = $5,"
+    " refresh_token = CASE WHEN $6 IS NOT NULL THEN $6"
+    " WHEN status OPERATOR(pg_catalog.=) 'needs_reauth' THEN NULL ELSE refresh_token END,"
+    " token_type = $7, scope = COALESCE($8, scope), issued_at = $9, expires_at = $10,"
+    " refresh_expires_at = $11, status = 'connected', last_error = NULL, updated_at = $9"
+    " WHERE id OPERATOR(pg_catalog.=) $4";
+constexpr const char* kInsert =
+    "INSERT INTO token_refresh.credential (id, provider, subject, label, access_token, refresh_token, token_type,"
+    " scope, issued_at, expires_at, refresh_expires_at)"
+    " VALUES ($4, $1, $2, $3, $5, $6, $7, $8, $9, $10, $11)"
+    " ON CONFLICT (provider, subject, label) DO NOTHING";
+constexpr const char* kAudit =
+    "INSERT INTO token_refresh.audit_event (event, provider, token_table, row_key, subject, label, actor)"
+    " VALUES ('credential_stored', $1, 1, $4::text, $2, $3, COALESCE($12, session_user))";
+
+enum StatementKind { kFindStatement, kUpdateStatement, kInsertStatement, kAuditStatement, kStatements };
+enum Parameter { kProviderParam, kSubjectParam, kLabelParam, kIdParam, kAccessParam, kRefreshParam, kTypeParam,
+                 kScopeParam, kIssuedParam, kExpiresParam, kRefreshExpiresParam, kActorParam, kParameters };
+
+// The parameters of all statements; the same numbers mean the same thing in each.
+struct Row {
+  Datum values[kParameters];
+  char nulls[kParameters + 1];
+};
+
+uint64 Execute(StatementKind kind, const Row& row) {
+  static SPIPlanPtr plans[kStatements];
+  static const char* const sql[kStatements] = {kFind, kUpdate, kInsert, kAudit};
+  static const int counts[kStatements] = {3, kActorParam, kActorParam, kParameters};
+  Oid types[kParameters] = {TEXTOID, TEXTOID, TEXTOID,        INT8OID,        BYTEAOID,       BYTEAOID,
+                            TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID};
+  if (plans[kind] == nullptr) {
+    SPIPlanPtr plan = SPI_prepare(sql[kind], counts[kind], types);
+    if (plan == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed for credential");
+    SPI_keepplan(plan);
+    plans[kind] = plan;
+  }
+  if (SPI_execute_plan(plans[kind], const_cast<Datum*>(row.values), row.nulls, false, 0) < 0)
+    elog(ERROR, "token_refresh: writing credential failed");
+  return SPI_processed;
+}
+
+void Set(Row* row, Parameter parameter, bool given, Datum value) {
+  row->values[parameter] = value;
+  row->nulls[parameter] = given ? ' ' : 'n';
+}
+
+void FillTokens(int64_t id, SealForRow seal, void* source, Row* row) {
+  char row_key[24];
+  snprintf(row_key, sizeof(row_key), INT64_FORMAT, id);
+  CredentialColumns sealed = {};
+  seal(source, row_key, &sealed);
+  Set(row, kIdParam, true, Int64GetDatum(id));
+  Set(row, kAccessParam, true, PointerGetDatum(sealed.access_token));
+  Set(row, kRefreshParam, sealed.has_refresh_token, PointerGetDatum(sealed.refresh_token));
+  Set(row, kTypeParam, true, PointerGetDatum(sealed.token_type));
+  Set(row, kScopeParam, sealed.has_scope, PointerGetDatum(sealed.scope));
+  Set(row, kIssuedParam, true, TimestampTzGetDatum(sealed.issued_at));
+  Set(row, kExpiresParam, sealed.expires, TimestampTzGetDatum(sealed.expires_at));
+  Set(row, kRefreshExpiresParam, sealed.refresh_expires, TimestampTzGetDatum(sealed.refresh_expires_at));
+}
+
+int64_t Write(SealForRow seal, void* source, Row* row) {
+  for (int attempt = 0; attempt < 3; attempt++) {
+    if (Execute(kFindStatement, *row) > 0) {
+      bool is_null;
+      int64_t id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+      FillTokens(id, seal, source, row);
+      if (Execute(kUpdateStatement, *row) > 0) return id;
+      continue;
+    }
+    int64_t id = nextval_internal(ExtensionRelation("credential_id_seq"), false);
+    FillTokens(id, seal, source, row);
+    if (Execute(kInsertStatement, *row) > 0) return id;
+  }
+  ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                  errmsg("a credential for this provider, subject and label exists that you may not change"),
+                  errhint("Row-level security on token_refresh.credential hides it from the current user.")));
+  pg_unreachable();
+}
+
+void Audit(const Row& row) {
+  OwnerScope scope;
+  EnterOwnerScope(&scope);
+  Execute(kAuditStatement, row);
+  LeaveOwnerScope(&scope);
+}
+
+void CopyWord(text* to, const std::string& word) {
+  memcpy(VARDATA(to), word.data(), word.size());
+  SET_VARSIZE(to, VARHDRSZ + word.size());
+}
+
+Status SealColumn(const KeyRing& ring, const char* row_key, const char* column, const Secret& token, bytea* to) {
+  Status sealed = SealInto(ring, SealedPlace{kCredentialPlace, row_key, column}, token.view(), VARDATA(to));
+  SET_VARSIZE(to, VARHDRSZ + SealedSize(token.size()));
+  return sealed;
+}
+
+}  // namespace
+
+void AllocateCredentialColumns(size_t bound, CredentialColumns* sealed) {
+  sealed->access_token = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(bound)));
+  sealed->refresh_token = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(bound)));
+  sealed->token_type = static_cast<text*>(palloc(VARHDRSZ + bound));
+  sealed->scope = static_cast<text*>(palloc(VARHDRSZ + bound));
+}
+
+Status SealTokens(const TokenSet& tokens, Micros now, const char* row_key, CredentialColumns* sealed) {
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  Status status = SealColumn(**ring, row_key, "access_token", tokens.access_token, sealed->access_token);
+  sealed->has_refresh_token = !tokens.refresh_token.empty();
+  if (status.ok() && sealed->has_refresh_token)
+    status = SealColumn(**ring, row_key, "refresh_token", tokens.refresh_token, sealed->refresh_token);
+  CopyWord(sealed->token_type, tokens.token_type);
+  sealed->has_scope = !tokens.scope.empty();
+  CopyWord(sealed->scope, tokens.scope);
+  sealed->issued_at = ToTimestamp(now);
+  sealed->expires = tokens.expires_in.has_value();
+  sealed->expires_at = ToTimestamp(now + tokens.expires_in.value_or(0));
+  sealed->refresh_expires = tokens.refresh_expires_in.has_value();
+  sealed->refresh_expires_at = ToTimestamp(now + tokens.refresh_expires_in.value_or(0));
+  return status;
+}
+
+int64_t WriteCredential(const CredentialName& name, SealForRow seal, void* source, const char* actor) {
+  Row row = {};
+  memset(row.nulls, ' ', kParameters);
+  row.values[kProviderParam] = name.provider;
+  row.values[kSubjectParam] = name.subject;
+  row.values[kLabelParam] = name.label;
+  Set(&row, kActorParam, actor != nullptr, actor != nullptr ? CStringGetTextDatum(actor) : 0);
+  const int64_t id = Write(seal, source, &row);
+  Audit(row);
+  return id;
+}
+
+}  // namespace token_refresh

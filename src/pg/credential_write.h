@@ -1,0 +1,39 @@
+// Writes tokens into the built-in token table, with the privileges of whoever it runs as: for store_credential, and
+// for the refresher, which has them from a sign-in. Called with SPI connected; may raise.
+#pragma once
+
+#include <cstdint>
+
+#include "core/token_response.h"
+#include "pg/postgres_api.h"
+
+namespace token_refresh {
+
+// Under which names; text, none of them null.
+struct CredentialName {
+  Datum provider, subject, label;
+};
+
+// Tokens, sealed for the row of one id; the ciphertext is bound to it, so the id comes first.
+struct CredentialColumns {
+  bytea *access_token, *refresh_token;
+  text *token_type, *scope;
+  bool has_refresh_token, has_scope;
+  TimestampTz issued_at;
+  bool expires, refresh_expires;
+  TimestampTz expires_at, refresh_expires_at;
+};
+
+// Memory for what SealTokens fills in; every token and word is shorter than bound.
+void AllocateCredentialColumns(size_t bound, CredentialColumns* sealed);
+// C++ code: calls nothing that raises.
+Status SealTokens(const TokenSet& tokens, Micros now, const char* row_key, CredentialColumns* sealed);
+
+// seal(source, row_key, sealed) is PostgreSQL code that may raise; it may be called more than once.
+using SealForRow = void (*)(void* source, const char* row_key, CredentialColumns* sealed);
+
+// Updates the row that is there, or inserts one; returns its id. Raises insufficient_privilege when row-level
+// security hides one from whoever writes. Audits credential_stored as actor, null: the session's user.
+int64_t WriteCredential(const CredentialName& name, SealForRow seal, void* source, const char* actor);
+
+}  // namespace token_refresh

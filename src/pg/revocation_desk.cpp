@@ -1,0 +1,166 @@
+#include "pg/revocation_desk.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "core/sealed_box.h"
+#include "pg/boundary.h"
+#include "pg/keys.h"
+#include "pg/spi_arrays.h"
+#include "pg/statements.h"
+
+namespace token_refresh {
+
+namespace {
+
+constexpr const char* kActivity = "token_refresh: revocations";
+constexpr size_t kMaxUnderWay = 32;
+// A provider that does not answer is told again after 2, 4, 8 ... s, at last once an hour.
+constexpr Micros kFirstPause = 2 * kSecond;
+constexpr Micros kLongestPause = kHour;
+constexpr int kMostDoublings = 12;
+// Longer than any request may take: what is under way is not taken up again meanwhile.
+constexpr int kLeaseSeconds = 1800;
+// When the database cannot be asked.
+constexpr Micros kTroublePause = 10 * kSecond;
+
+Statement take_revocations = {
+    "SELECT t.id, t.provider, t.token, t.sealed_table, t.sealed_row, t.token_type_hint, t.attempts"
+    " FROM token_refresh._take_revocations($1, make_interval(secs => $2)) t",
+    2,
+    {INT4OID, INT4OID},
+    nullptr};
+Statement next_revocation = {"SELECT min(due_at) FROM token_refresh.revocation", 0, {}, nullptr};
+Statement settle_revocation = {
+    "SELECT token_refresh._settle_revocation($1, $2, $3, make_interval(secs => $4))",
+    4,
+    {INT8OID, TEXTOID, TEXTOID, FLOAT8OID},
+    nullptr};
+
+// A row of revocation in plain memory.
+struct PlainRevocation {
+  int64_t id;
+  char *provider, *sealed_table, *sealed_row, *hint;
+  bytea* token;
+  int attempts;
+};
+
+void ReadRevocation(HeapTuple tuple, TupleDesc desc, PlainRevocation* row) {
+  bool is_null;
+  const auto get = [&](int column) { return TextDatumGetCString(SPI_getbinval(tuple, desc, column, &is_null)); };
+  row->id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &is_null));
+  row->provider = get(2);
+  row->token = DatumGetByteaPCopy(SPI_getbinval(tuple, desc, 3, &is_null));
+  row->sealed_table = get(4);
+  row->sealed_row = get(5);
+  row->hint = get(6);
+  row->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 7, &is_null));
+}
+
+const char* OutcomeWord(RevocationOutcome outcome) {
+  switch (outcome) {
+    case RevocationOutcome::kDone:
+      return "done";
+    case RevocationOutcome::kRefused:
+      return "refused";
+    case RevocationOutcome::kRetry:
+      break;
+  }
+  return "retry";
+}
+
+double PauseSeconds(const RevocationVerdict& verdict, int attempts) {
+  const Micros pause = std::min(kFirstPause << std::clamp(attempts - 1, 0, kMostDoublings), kLongestPause);
+  return static_cast<double>(std::max(pause, verdict.retry_after.value_or(0))) / static_cast<double>(kSecond);
+}
+
+RevocationVerdict CannotAsk(RevocationOutcome outcome, std::string message) {
+  RevocationVerdict verdict;
+  verdict.outcome = outcome;
+  verdict.message = std::move(message);
+  return verdict;
+}
+
+}  // namespace
+
+RevocationDesk::RevocationDesk(PgStore& store, HttpTransport& transport, const Clock& clock)
+    : store_(store),
+      clock_(clock),
+      calls_(transport, kMaxUnderWay),
+      context_(AllocSetContextCreate(TopMemoryContext, "token_refresh revocations", ALLOCSET_DEFAULT_SIZES)) {}
+
+void RevocationDesk::Serve(Micros now) {
+  if (MayTake() && now >= look_at_)
+    for (const Revocation& revocation : TakeDue(now)) Begin(revocation);
+  calls_.Turn();
+  for (const Verdict& verdict : std::exchange(verdicts_, {})) Settle(verdict);
+}
+
+// Those that are under way make room when they end, and look again.
+bool RevocationDesk::MayTake() const { return !draining_ && calls_.in_flight() == 0; }
+
+std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
+  std::vector<Revocation> revocations;
+  PlainRevocation rows[kMaxUnderWay];
+  uint64 count = 0;
+  bool none = true;
+  TimestampTz next = 0;
+  MemoryContextReset(context_);
+  auto error = RunPostgres(kActivity, [&] {
+    Datum values[] = {Int32GetDatum(static_cast<int32>(kMaxUnderWay)), Int32GetDatum(kLeaseSeconds)};
+    const uint64 found = Execute(&take_revocations, values, false);
+    MemoryContext previous = MemoryContextSwitchTo(context_);
+    for (; count < Min(found, kMaxUnderWay); count++)
+      ReadRevocation(SPI_tuptable->vals[count], SPI_tuptable->tupdesc, &rows[count]);
+    MemoryContextSwitchTo(previous);
+    Execute(&next_revocation, nullptr, false);
+    next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none));
+  });
+  look_at_ = error ? now + kTroublePause : none ? INT64_MAX : FromTimestamp(next);
+  for (uint64 i = 0; !error && i < count; i++) {
+    const std::string_view token = {VARDATA_ANY(rows[i].token), VARSIZE_ANY_EXHDR(rows[i].token)};
+    revocations.push_back({rows[i].id, rows[i].provider, rows[i].sealed_table, rows[i].sealed_row, rows[i].hint,
+                           std::string(token), rows[i].attempts});
+  }
+  return revocations;
+}
+
+void RevocationDesk::Begin(const Revocation& revocation) {
+  const std::shared_ptr<const Provider> provider = store_.FindProviderByName(revocation.provider);
+  Result<const KeyRing*> ring = LoadKeyRing();
+  const auto end = [this, &revocation](RevocationVerdict verdict) {
+    verdicts_.push_back({revocation.id, std::move(verdict), revocation.attempts});
+  };
+  if (provider == nullptr || !ring.ok())
+    return end(CannotAsk(RevocationOutcome::kRetry, "the provider or the key ring cannot be used; see the server log"));
+  if (provider->options.revocation_endpoint.empty())
+    return end(CannotAsk(RevocationOutcome::kRefused, "the provider has no revocation_endpoint any more"));
+  const SealedPlace place = {revocation.sealed_table, revocation.sealed_row, revocation.hint};
+  Result<Secret> token = Open(**ring, place, revocation.envelope);
+  if (!token.ok()) {
+    const bool hopeless = token.error().code == ErrorCode::kNotAuthentic;
+    return end(CannotAsk(hopeless ? RevocationOutcome::kRefused : RevocationOutcome::kRetry, token.error().message));
+  }
+
+  // std::function wants what can be copied.
+  auto sent = std::make_shared<Secret>(std::move(*token));
+  calls_.Call(BuildRevocationRequest(*provider, *sent, revocation.hint, defaults_),
+              [this, provider, sent, id = revocation.id, attempts = revocation.attempts](const HttpResponse& response) {
+                const std::vector<std::string_view> secrets = {sent->view(), provider->client_secret.view()};
+                verdicts_.push_back({id, ReadRevocationAnswer(*provider, response, secrets, clock_.Now()), attempts});
+              });
+}
+
+// What cannot be noted is taken up again when its lease is over.
+void RevocationDesk::Settle(const Verdict& verdict) {
+  auto error = RunPostgres(kActivity, [&] {
+    Datum values[] = {Int64GetDatum(verdict.id), CStringGetTextDatum(OutcomeWord(verdict.verdict.outcome)),
+                      MessageDatum(verdict.verdict.message), Float8GetDatum(PauseSeconds(verdict.verdict, verdict.attempts))};
+    Execute(&settle_revocation, values, false);
+  });
+  if (error) ReportToLog(LOG, "token_refresh refresher: noting what has become of a revocation failed");
+  LookAgain();
+}
+
+}  // namespace token_refresh

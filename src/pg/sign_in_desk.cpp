@@ -1,0 +1,192 @@
+#include "pg/sign_in_desk.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/encoding.h"
+#include "core/request_payload.h"
+#include "core/sealed_box.h"
+#include "pg/authorization_statements.h"
+#include "pg/boundary.h"
+#include "pg/keys.h"
+
+namespace token_refresh {
+
+namespace {
+
+constexpr const char* kActivity = "token_refresh: sign-ins";
+// What cannot be stored is tried again for a minute, unless it is the data that is wrong.
+constexpr Micros kFirstPause = kSecond;
+constexpr Micros kPatience = kMinute;
+
+Result<CodePayload> ReadCode(const PendingRequest& request) {
+  Result<Secret> payload = ReadPayload(request);
+  if (!payload.ok()) return payload.error();
+  std::optional<CodePayload> code = ReadCodePayload(payload->view());
+  if (code.has_value()) return std::move(*code);
+  return Error{ErrorCode::kInternal, "its payload is damaged", ""};
+}
+
+DemandResult ResultOfTaking(const char* result) {
+  if (strcmp(result, "used") == 0) return DemandResult::kSpent;
+  if (strcmp(result, "expired") == 0) return DemandResult::kExpired;
+  return strcmp(result, "other_provider") == 0 ? DemandResult::kOtherProvider : DemandResult::kNotFound;
+}
+
+std::string_view BytesIn(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
+
+Result<Secret> OpenVerifier(const TakenAuthorization& taken) {
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  const std::string row = HexEncode(BytesIn(taken.state_hash));
+  return Open(**ring, SealedPlace{kAuthorizationPlace, row, kVerifierColumn}, BytesIn(taken.code_verifier));
+}
+
+// To be revoked; empty when there is no token, or no key.
+std::string SealRefused(int64_t authorization, const char* column, const Secret& token) {
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (token.empty() || !ring.ok()) return {};
+  const std::string row = std::to_string(authorization);
+  Result<std::string> sealed = Seal(**ring, SealedPlace{kAuthorizationPlace, row, column}, token.view());
+  return sealed.ok() ? std::move(*sealed) : std::string();
+}
+
+// Tokens on their way into credential, for SealForRow.
+struct AcceptedTokens {
+  const TokenSet* tokens;
+  Micros answered_at;
+};
+
+void SealAccepted(void* source, const char* row_key, CredentialColumns* sealed) {
+  const auto* accepted = static_cast<const AcceptedTokens*>(source);
+  const TokenSet& tokens = *accepted->tokens;
+  AllocateCredentialColumns(std::max({tokens.access_token.size(), tokens.refresh_token.size(), tokens.token_type.size(),
+                                 tokens.scope.size()}),
+                       sealed);
+  RunCpp([&] { return SealTokens(tokens, accepted->answered_at, row_key, sealed); });
+}
+
+bool IsWrongData(const PostgresError& error) {
+  const int category = ERRCODE_TO_CATEGORY(error.sqlstate);
+  return category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION;
+}
+
+void Complain(const char* doing, const PostgresError& error) {
+  char message[256];
+  snprintf(message, sizeof(message), "token_refresh refresher: %s failed with SQLSTATE %s", doing,
+           unpack_sql_state(error.sqlstate));
+  ReportToLog(LOG, message);
+}
+
+}  // namespace
+
+SignInDesk::SignInDesk(Oid database, PgStore& store, HttpTransport& transport, const Clock& clock)
+    : database_(database),
+      store_(store),
+      clock_(clock),
+      sign_ins_(transport, clock),
+      context_(AllocSetContextCreate(TopMemoryContext, "token_refresh sign-ins", ALLOCSET_DEFAULT_SIZES)) {}
+
+void SignInDesk::BeginDrain() {
+  draining_ = true;
+  sign_ins_.Drain();
+}
+
+void SignInDesk::Serve(Micros now) {
+  for (const PendingRequest& request : std::exchange(taken_, {})) {
+    const DemandResult refused = draining_ ? DemandResult::kShuttingDown : Begin(request);
+    if (refused != DemandResult::kRefreshed) FinishRequest(database_, request.subject, refused);
+  }
+  sign_ins_.Turn();
+  for (SignInResult& result : sign_ins_.TakeFinished()) finished_.push_back({std::move(result), now, 0, now});
+  StoreDue(now);
+}
+
+Micros SignInDesk::NextAt() const {
+  Micros next = taken_.empty() ? INT64_MAX : 0;
+  for (const Finished& finished : finished_) next = std::min(next, finished.due_at);
+  return next;
+}
+
+// kRefreshed: it has begun.
+DemandResult SignInDesk::Begin(const PendingRequest& request) {
+  Result<CodePayload> answer = ReadCode(request);
+  if (!answer.ok()) {
+    if (answer.error().code == ErrorCode::kUnavailable) return DemandResult::kNotFound;
+    ReportToLog(WARNING, ("token_refresh refresher: a sign-in cannot be read: " + answer.error().message).c_str());
+    return DemandResult::kInternal;
+  }
+  MemoryContextReset(context_);
+  TakenAuthorization taken = {};
+  auto error = RunPostgres(kActivity, [&] {
+    TakeAuthorization(context_, answer->authorization, answer->expected_provider.c_str(), answer->iss.c_str(), &taken);
+  });
+  if (error) Complain("taking up a sign-in", *error);
+  if (error) return DemandResult::kInternal;
+  if (strcmp(taken.result, "taken") != 0) return ResultOfTaking(taken.result);
+
+  waiting_[request.subject.id] = answer->authorization;
+  SignInRequest sign_in;
+  sign_in.id = request.subject.id;
+  sign_in.provider = store_.FindProviderByName(taken.provider);
+  Result<Secret> verifier = OpenVerifier(taken);
+  if (sign_in.provider == nullptr || !verifier.ok()) {
+    SignInResult result;
+    result.id = sign_in.id;
+    result.failure = "internal";
+    result.message = verifier.ok() ? "the provider cannot be used; see the server log" : verifier.error().message;
+    finished_.push_back({std::move(result), clock_.Now(), 0, 0});
+    return DemandResult::kRefreshed;
+  }
+  sign_in.code = std::move(answer->code);
+  sign_in.code_verifier = std::move(*verifier);
+  sign_in.redirect_uri = taken.redirect_uri;
+  sign_in.use_pkce = taken.sends_verifier;
+  sign_in.openid = taken.wants_id_token;
+  if (taken.has_max_age) sign_in.max_authentication_age = taken.max_age * kSecond;
+  sign_in.claims_needed = !taken.has_subject;
+  sign_ins_.Begin(std::move(sign_in));
+  return DemandResult::kRefreshed;
+}
+
+void SignInDesk::StoreDue(Micros now) {
+  for (Finished& finished : finished_) {
+    if (finished.due_at > now) continue;
+    const bool last_attempt = now - finished.answered_at >= kPatience;
+    const bool stored = Store(finished, last_attempt);
+    finished.pause = stored || last_attempt ? -1 : std::max(2 * finished.pause, kFirstPause);
+    finished.due_at = now + finished.pause;
+    if (finished.pause < 0) waiting_.erase(finished.result.id);
+  }
+  std::erase_if(finished_, [](const Finished& finished) { return finished.pause < 0; });
+}
+
+bool SignInDesk::Store(const Finished& finished, bool last_attempt) {
+  const int64_t authorization = waiting_[finished.result.id];
+  const SignInResult& result = finished.result;
+  const RequestSubject subject = {RequestKind::kCompleteAuthorization, static_cast<int64_t>(result.id)};
+  if (result.accepted) {
+    AcceptedTokens accepted = {&result.tokens, finished.answered_at};
+    auto error = RunPostgres(kActivity,
+                             [&] { FinishAccepted(authorization, result.claims, SealAccepted, &accepted); });
+    if (!error) {
+      FinishRequest(database_, subject, DemandResult::kRefreshed);
+      return true;
+    }
+    Complain("storing the tokens of a sign-in", *error);
+    if (!last_attempt && !IsWrongData(*error)) return false;
+  }
+  const std::string access_token = SealRefused(authorization, "access_token", result.tokens.access_token);
+  const std::string refresh_token = SealRefused(authorization, "refresh_token", result.tokens.refresh_token);
+  const RefusedTokens refused = {access_token, refresh_token};
+  const std::string_view failure = result.accepted ? "not_stored" : std::string_view(result.failure);
+  const std::string_view message =
+      result.accepted ? "the tokens could not be stored; see the server log" : std::string_view(result.message);
+  auto error = RunPostgres(kActivity, [&] { FinishRefused(authorization, failure, message, refused); });
+  if (error) Complain("noting that a sign-in has failed", *error);
+  revocations_left_ = true;
+  if (!error || last_attempt) FinishRequest(database_, subject, error ? DemandResult::kInternal : DemandResult::kFailed);
+  return !error;
+}
+
+}  // namespace token_refresh

@@ -1,0 +1,74 @@
+#include "core/code_request.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "answering_transport.h"
+#include "core/encoding.h"
+
+namespace token_refresh {
+namespace {
+
+Provider SomeProvider(ClientAuthMethod method) {
+  Provider provider;
+  provider.client_id = "client";
+  if (method != ClientAuthMethod::kNone) provider.client_secret = Secret("fake+secret");
+  provider.options.token_endpoint = "https://as.example.com/token";
+  provider.options.refresh_endpoint = "https://as.example.com/refresh";
+  provider.options.auth_method = method;
+  return provider;
+}
+
+HttpRequest Build(const Provider& provider, std::string_view verifier = "fake-verifier") {
+  return BuildCodeRequest(provider, Secret("fake/code"), Secret(verifier), "https://app.example.com/cb", {});
+}
+
+TEST(CodeRequestTest, PostsTheCodeToTheTokenEndpoint) {
+  const HttpRequest request = Build(SomeProvider(ClientAuthMethod::kClientSecretBasic));
+  EXPECT_EQ(request.method, "POST");
+  EXPECT_EQ(request.url, "https://as.example.com/token");
+  EXPECT_EQ(BodyOf(request),
+            "grant_type=authorization_code&code=fake%2Fcode&redirect_uri=https%3A%2F%2Fapp.example.com%2Fcb&"
+            "code_verifier=fake-verifier");
+  EXPECT_EQ(HeaderOf(request, "Content-Type"), "application/x-www-form-urlencoded");
+  EXPECT_EQ(HeaderOf(request, "Authorization"), "Basic " + Base64Encode("client:fake%2Bsecret"));
+}
+
+TEST(CodeRequestTest, OtherWaysToAuthenticate) {
+  const std::string start = BodyOf(Build(SomeProvider(ClientAuthMethod::kClientSecretBasic)));
+  const HttpRequest post = Build(SomeProvider(ClientAuthMethod::kClientSecretPost));
+  EXPECT_EQ(BodyOf(post), start + "&client_id=client&client_secret=fake%2Bsecret");
+  EXPECT_EQ(HeaderOf(post, "Authorization"), "(none)");
+  EXPECT_EQ(BodyOf(Build(SomeProvider(ClientAuthMethod::kNone))), start + "&client_id=client");
+}
+
+TEST(CodeRequestTest, NoVerifierWithoutPkce) {
+  EXPECT_EQ(BodyOf(Build(SomeProvider(ClientAuthMethod::kNone), "")),
+            "grant_type=authorization_code&code=fake%2Fcode&redirect_uri=https%3A%2F%2Fapp.example.com%2Fcb&"
+            "client_id=client");
+}
+
+TEST(CodeRequestTest, TheProvidersHeadersCountButNotTheParamsOfARefresh) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  const std::string body = BodyOf(Build(provider));
+  provider.options.request_headers = {{"X-Tenant", "seven"}, {"accept", "text/plain"}};
+  provider.options.request_params = {{"audience", "x"}, {"client_id", std::nullopt}};
+  provider.options.scope = "read";
+  const HttpRequest request = Build(provider);
+  EXPECT_EQ(BodyOf(request), body);
+  EXPECT_EQ(HeaderOf(request, "X-Tenant"), "seven");
+  EXPECT_EQ(HeaderOf(request, "Accept"), "text/plain");
+}
+
+TEST(CodeRequestTest, TheProvidersLimitsCount) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.options.timeout = 2 * kSecond;
+  provider.options.ca_file = "/etc/own.pem";
+  const HttpRequest request = Build(provider);
+  EXPECT_EQ(request.timeout, 2 * kSecond);
+  EXPECT_EQ(request.ca_file, "/etc/own.pem");
+}
+
+}  // namespace
+}  // namespace token_refresh

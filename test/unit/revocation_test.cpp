@@ -1,0 +1,100 @@
+#include "core/revocation.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "answering_transport.h"
+#include "core/encoding.h"
+
+namespace token_refresh {
+namespace {
+
+constexpr std::string_view kToken = "fake/refresh";
+constexpr Micros kNow = 1'700'000'000 * kSecond;
+
+Provider SomeProvider() {
+  Provider provider;
+  provider.client_id = "client";
+  provider.client_secret = Secret("fake");
+  provider.options.token_endpoint = "https://as.example.com/token";
+  provider.options.revocation_endpoint = "https://as.example.com/revoke";
+  return provider;
+}
+
+RevocationVerdict Read(const HttpResponse& response) {
+  return ReadRevocationAnswer(SomeProvider(), response, {kToken, "fake"}, kNow);
+}
+
+TEST(RevocationTest, PostsTheTokenToTheRevocationEndpoint) {
+  Provider provider = SomeProvider();
+  provider.options.request_headers = {{"X-Tenant", "seven"}};
+  const HttpRequest request = BuildRevocationRequest(provider, Secret(kToken), "refresh_token", {});
+  EXPECT_EQ(request.method, "POST");
+  EXPECT_EQ(request.url, "https://as.example.com/revoke");
+  EXPECT_EQ(BodyOf(request), "token=fake%2Frefresh&token_type_hint=refresh_token");
+  EXPECT_EQ(HeaderOf(request, "Authorization"), "Basic " + Base64Encode("client:fake"));
+  EXPECT_EQ(HeaderOf(request, "X-Tenant"), "seven");
+}
+
+TEST(RevocationTest, WithoutHintAndWithAPublicClient) {
+  Provider provider = SomeProvider();
+  provider.options.auth_method = ClientAuthMethod::kNone;
+  const HttpRequest request = BuildRevocationRequest(provider, Secret(kToken), "", {});
+  EXPECT_EQ(BodyOf(request), "token=fake%2Frefresh&client_id=client");
+  EXPECT_EQ(HeaderOf(request, "Authorization"), "(none)");
+}
+
+TEST(RevocationTest, AnySuccessIsDone) {
+  for (const int status : {200, 201, 204}) {
+    const RevocationVerdict verdict = Read(MakeResponse(status, ""));
+    EXPECT_EQ(verdict.outcome, RevocationOutcome::kDone);
+    EXPECT_EQ(verdict.message, "");
+  }
+}
+
+TEST(RevocationTest, ATokenThatIsNotKnownIsDead) {
+  EXPECT_EQ(Read(MakeResponse(400, R"({"error":"invalid_token"})")).outcome, RevocationOutcome::kDone);
+  EXPECT_EQ(Read(MakeResponse(400, "error=invalid_token")).outcome, RevocationOutcome::kDone);
+  // Of another status it may be about the client's own.
+  EXPECT_EQ(Read(MakeResponse(401, R"({"error":"invalid_token"})")).outcome, RevocationOutcome::kRefused);
+  EXPECT_EQ(Read(MakeResponse(400, R"({"error":["invalid_token"]})")).outcome, RevocationOutcome::kRefused);
+}
+
+TEST(RevocationTest, RefusalsAreFinal) {
+  for (const int status : {400, 401, 403, 404, 405}) {
+    const RevocationVerdict verdict =
+        Read(MakeResponse(status, R"({"error":"invalid_client","error_description":"no fake/refresh here"})"));
+    EXPECT_EQ(verdict.outcome, RevocationOutcome::kRefused);
+    EXPECT_EQ(verdict.message, "HTTP " + std::to_string(status) + " invalid_client: no [redacted] here");
+    EXPECT_FALSE(verdict.retry_after.has_value());
+  }
+  EXPECT_EQ(Read(MakeResponse(404, "<html>")).message, "HTTP 404: the answer is a page of HTML or XML");
+}
+
+TEST(RevocationTest, WhatDecidesNothingIsTriedAgain) {
+  for (const int status : {500, 502, 503, 429, 302, 199}) {
+    const RevocationVerdict verdict = Read(MakeResponse(status, R"({"error":"invalid_token"})"));
+    EXPECT_EQ(verdict.outcome, RevocationOutcome::kRetry) << status;
+    EXPECT_FALSE(verdict.message.empty());
+  }
+  for (const TransportFailure failure : {TransportFailure::kNotSent, TransportFailure::kMaybeHandled,
+                                         TransportFailure::kTooLarge, TransportFailure::kRefused}) {
+    const RevocationVerdict verdict = Read(MakeTransportFailure(failure));
+    EXPECT_EQ(verdict.outcome, RevocationOutcome::kRetry);
+    EXPECT_EQ(verdict.message, "the connection was lost");
+  }
+}
+
+TEST(RevocationTest, TheProviderMayNameATime) {
+  for (const int status : {429, 503}) {
+    HttpResponse response = MakeResponse(status, "");
+    response.retry_after = "120";
+    EXPECT_EQ(Read(response).retry_after, 120 * kSecond);
+    response.retry_after = "soon";
+    EXPECT_EQ(Read(response).retry_after, std::nullopt);
+  }
+}
+
+}  // namespace
+}  // namespace token_refresh

@@ -1,0 +1,379 @@
+#include "core/sign_in.h"
+
+#include "core/openssl_handles.h"
+#include "sign_in_fixture.h"
+
+namespace token_refresh {
+namespace {
+
+using SignInTest = SignInFixture;
+
+TEST_F(SignInTest, ACodeBecomesTokensAndClaims) {
+  sign_ins_->Begin(Request(7));
+  const HttpRequest* request = transport_.Find(kTokenUrl);
+  ASSERT_NE(request, nullptr);
+  EXPECT_EQ(BodyOf(*request),
+            "grant_type=authorization_code&code=fake-code&redirect_uri=https%3A%2F%2Fapp.example%2Fcb&"
+            "code_verifier=fake-verifier");
+  EXPECT_EQ(sign_ins_->unfinished(), 1u);
+  clock_.Advance(kSecond);
+  const std::string claims = Claims();
+  const std::string id_token = Sign(Rs256(), claims);
+  AnswerToken(id_token);
+  ASSERT_NE(transport_.Find(kKeysUrl), nullptr);
+  EXPECT_EQ(transport_.Find(kKeysUrl)->method, "GET");
+  EXPECT_EQ(HeaderOf(*transport_.Find(kKeysUrl), "Authorization"), "(none)");
+  EXPECT_TRUE(sign_ins_->TakeFinished().empty());
+  clock_.Advance(kSecond);
+  AnswerKeys(Jwks({Rs256()}));
+
+  const SignInResult result = Finish();
+  EXPECT_EQ(result.id, 7u);
+  EXPECT_TRUE(result.accepted) << result.message;
+  EXPECT_EQ(result.claims, claims);
+  EXPECT_EQ(result.tokens.access_token.view(), "fake-access");
+  EXPECT_EQ(result.tokens.refresh_token.view(), "fake-refresh");
+  EXPECT_EQ(result.tokens.id_token.view(), id_token);
+  EXPECT_EQ(result.tokens.expires_in, kHour);
+  EXPECT_EQ(result.duration, 2 * kSecond);
+  EXPECT_EQ(transport_.CountOf(kUserinfoUrl), 0u);
+}
+
+TEST_F(SignInTest, EveryAsymmetricAlgorithmWillDo) {
+  for (const SigningKey& key : {Rs256(), Ps256(), Es256(), EdDsa()}) {
+    EXPECT_EQ(Outcome(Sign(key, Claims()), Jwks({key})), Claims());
+  }
+}
+
+TEST_F(SignInTest, WithoutPkceTheVerifierStaysAtHome) {
+  SignInRequest request = Request();
+  request.use_pkce = false;
+  sign_ins_->Begin(std::move(request));
+  EXPECT_EQ(BodyOf(*transport_.Find(kTokenUrl)).find("code_verifier"), std::string::npos);
+  // The nonce is still made of it.
+  AnswerToken(Sign(EdDsa(), Claims()));
+  AnswerKeys(Jwks({EdDsa()}));
+  EXPECT_TRUE(Finish().accepted);
+}
+
+TEST_F(SignInTest, TokensAloneWhenNoClaimsAreNeeded) {
+  SignInRequest request = PlainRequest();
+  request.claims_needed = false;
+  sign_ins_->Begin(std::move(request));
+  AnswerToken("");
+  const SignInResult result = Finish();
+  EXPECT_TRUE(result.accepted);
+  EXPECT_EQ(result.claims, "");
+  EXPECT_EQ(result.tokens.access_token.view(), "fake-access");
+  EXPECT_EQ(transport_.urls.size(), 1u);
+}
+
+TEST_F(SignInTest, AnIdTokenIsVerifiedAlsoWhenNoClaimsAreNeeded) {
+  SignInRequest request = Request();
+  request.claims_needed = false;
+  sign_ins_->Begin(std::move(request));
+  AnswerToken(Sign(EdDsa(), Claims({{"nonce", "another"}})));
+  AnswerKeys(Jwks({EdDsa()}));
+  EXPECT_EQ(Finish().failure, "id_token_wrong_nonce");
+}
+
+// ---- the code
+
+TEST_F(SignInTest, ARefusedCode) {
+  sign_ins_->Begin(Request());
+  transport_.Answer(kTokenUrl, 400, R"({"error":"invalid_grant","error_description":"fake-code fake-verifier"})");
+  const SignInResult result = Finish();
+  EXPECT_EQ(result.failure, "provider_refused");
+  EXPECT_EQ(result.message,
+            "the token endpoint gave no tokens for the code: HTTP 400 invalid_grant: [redacted] [redacted]"
+            "; a code is presented only once, so the user has to begin again");
+  EXPECT_EQ(result.duration, 0);
+}
+
+TEST_F(SignInTest, ACodeIsPresentedOnce) {
+  for (const TransportFailure failure : {TransportFailure::kNotSent, TransportFailure::kMaybeHandled,
+                                         TransportFailure::kTooLarge, TransportFailure::kRefused}) {
+    const size_t before = transport_.urls.size();
+    sign_ins_->Begin(Request());
+    transport_.Answer(kTokenUrl, MakeTransportFailure(failure));
+    const SignInResult result = Finish();
+    EXPECT_EQ(result.failure, "provider_unavailable");
+    EXPECT_NE(result.message.find("begin again"), std::string::npos);
+    clock_.Advance(kDay);
+    sign_ins_->Turn();
+    EXPECT_EQ(transport_.urls.size(), before + 1);
+  }
+  for (const int status : {500, 503, 429}) {
+    sign_ins_->Begin(Request());
+    transport_.Answer(kTokenUrl, status, R"({"error":"invalid_grant"})");
+    EXPECT_EQ(Finish().failure, "provider_unavailable") << status;
+  }
+}
+
+TEST_F(SignInTest, ACodeThatWentOutTwiceIsToldOf) {
+  sign_ins_->Begin(Request());
+  HttpResponse response = MakeResponse(400, R"({"error":"invalid_grant"})");
+  response.resent = true;
+  transport_.Answer(kTokenUrl, std::move(response));
+  EXPECT_NE(Finish().message.find("the code went out twice"), std::string::npos);
+}
+
+TEST_F(SignInTest, ARefusalWithASuccessStatus) {
+  sign_ins_->Begin(Request());
+  transport_.Answer(kTokenUrl, 200, R"({"ok":false,"error":"invalid_code"})");
+  EXPECT_EQ(Finish().failure, "provider_refused");
+}
+
+TEST_F(SignInTest, AnUnusableAnswer) {
+  for (const char* body : {"", "<html>", "{}", R"({"access_token":7})"}) {
+    sign_ins_->Begin(Request());
+    transport_.Answer(kTokenUrl, 200, body);
+    EXPECT_EQ(Finish().failure, "answer_unusable") << body;
+  }
+  sign_ins_->Begin(Request());
+  transport_.Answer(kTokenUrl, 200, R"({"refresh_token":"fake-refresh"})");
+  const SignInResult result = Finish();
+  EXPECT_EQ(result.failure, "answer_unusable");
+  // It can be revoked.
+  EXPECT_EQ(result.tokens.refresh_token.view(), "fake-refresh");
+  EXPECT_TRUE(result.tokens.access_token.empty());
+}
+
+// ---- keys
+
+TEST_F(SignInTest, ManySignInsShareOneFetch) {
+  for (uint64_t id = 1; id <= 20; ++id) sign_ins_->Begin(Request(id));
+  for (int i = 0; i < 20; ++i) AnswerToken(Sign(EdDsa(), Claims()));
+  EXPECT_EQ(transport_.CountOf(kKeysUrl), 1u);
+  AnswerKeys(Jwks({EdDsa()}));
+  const std::vector<SignInResult> finished = sign_ins_->TakeFinished();
+  ASSERT_EQ(finished.size(), 20u);
+  for (const SignInResult& result : finished) EXPECT_TRUE(result.accepted);
+  // The next one finds them in the cache.
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa(), Claims()));
+  EXPECT_TRUE(Finish().accepted);
+  EXPECT_EQ(transport_.CountOf(kKeysUrl), 1u);
+}
+
+TEST_F(SignInTest, KeysOfAnotherTrustAreOtherKeys) {
+  EXPECT_EQ(Outcome(Sign(EdDsa(), Claims()), Jwks({EdDsa()})), Claims());
+  // The same jwks_uri, fetched over a CA of somebody's own.
+  provider_ =
+      std::make_shared<Provider>(Provider{1, "other", "client", Secret("fake-client-secret"), provider_->options});
+  provider_->options.ca_file = "/tmp/own.pem";
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa(), Claims()));
+  ASSERT_NE(transport_.Find(kKeysUrl), nullptr);
+  EXPECT_EQ(transport_.Find(kKeysUrl)->ca_file, "/tmp/own.pem");
+}
+
+TEST_F(SignInTest, RotatedKeysAreFetchedAgain) {
+  EXPECT_EQ(Outcome(Sign(EdDsa("old"), Claims()), Jwks({EdDsa("old")})), Claims());
+  clock_.Advance(kMinute);
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(Rs256("new"), Claims()));
+  EXPECT_EQ(transport_.CountOf(kKeysUrl), 2u);
+  AnswerKeys(Jwks({EdDsa("old"), Rs256("new")}));
+  EXPECT_TRUE(Finish().accepted);
+}
+
+TEST_F(SignInTest, KeysThatAreReplacedUnderTheirNameAreFetchedAgain) {
+  EXPECT_EQ(Outcome(Sign(Rs256("k"), Claims()), Jwks({Rs256("k")})), Claims());
+  clock_.Advance(kMinute);
+  const SigningKey other = Signer(SigningKey::FromPem(PrivatePem(Pkey(EVP_RSA_gen(2048)).get()), std::nullopt, "k"));
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(other, Claims()));
+  AnswerKeys(Jwks({other}));
+  EXPECT_TRUE(Finish().accepted);
+}
+
+TEST_F(SignInTest, AnUnknownKeyIsAskedForOnceAMinute) {
+  EXPECT_EQ(Outcome(Sign(EdDsa("known"), Claims()), Jwks({EdDsa("known")})), Claims());
+  for (int i = 0; i < 5; ++i) {
+    clock_.Advance(10 * kSecond);
+    sign_ins_->Begin(Request());
+    AnswerToken(Sign(EdDsa("unknown"), Claims()));
+    EXPECT_EQ(Finish().failure, "id_token_unknown_key");
+  }
+  EXPECT_EQ(transport_.CountOf(kKeysUrl), 1u);
+  clock_.Advance(10 * kSecond);
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa("unknown"), Claims()));
+  AnswerKeys(Jwks({EdDsa("known")}));
+  EXPECT_EQ(Finish().failure, "id_token_unknown_key");
+  EXPECT_EQ(transport_.CountOf(kKeysUrl), 2u);
+}
+
+TEST_F(SignInTest, WithoutKeysNobodySignsIn) {
+  for (const auto& [status, body] :
+       {std::pair(500, "{}"), std::pair(404, ""), std::pair(200, "<html>"), std::pair(302, "")}) {
+    sign_ins_->Begin(Request());
+    AnswerToken(Sign(EdDsa(), Claims()));
+    AnswerKeys(body, status);
+    const SignInResult result = Finish();
+    EXPECT_EQ(result.failure, "keys_unavailable") << status;
+    EXPECT_EQ(result.tokens.refresh_token.view(), "fake-refresh");
+  }
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa(), Claims()));
+  transport_.Answer(kKeysUrl, MakeTransportFailure(TransportFailure::kNotSent));
+  const SignInResult result = Finish();
+  EXPECT_EQ(result.failure, "keys_unavailable");
+  EXPECT_EQ(result.message, "the keys of the issuer cannot be fetched: the connection was lost");
+  // Nothing holds the next one back.
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa(), Claims()));
+  AnswerKeys(Jwks({EdDsa()}));
+  EXPECT_TRUE(Finish().accepted);
+}
+
+TEST_F(SignInTest, AnEmptySetOfKeysVerifiesNothing) {
+  EXPECT_EQ(Outcome(Sign(EdDsa(), Claims()), R"({"keys":[]})"), "id_token_unknown_key");
+}
+
+TEST_F(SignInTest, OldKeysServeForADay) {
+  EXPECT_EQ(Outcome(Sign(EdDsa(), Claims()), Jwks({EdDsa()})), Claims());
+  clock_.Advance(23 * kHour);
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa(), Claims()));
+  AnswerKeys("", 503);
+  EXPECT_TRUE(Finish().accepted);
+  // For ten seconds nobody asks again.
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa(), Claims()));
+  EXPECT_TRUE(Finish().accepted);
+  clock_.Advance(10 * kSecond);
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa("new"), Claims()));
+  AnswerKeys("", 503);
+  const SignInResult unknown = Finish();
+  EXPECT_EQ(unknown.failure, "id_token_unknown_key");
+  EXPECT_NE(unknown.message.find("newer keys cannot be fetched: HTTP 503"), std::string::npos) << unknown.message;
+  clock_.Advance(kHour);
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa(), Claims()));
+  AnswerKeys("", 503);
+  EXPECT_EQ(Finish().failure, "keys_unavailable");
+}
+
+// ---- userinfo
+
+TEST_F(SignInTest, WithoutOpenidTheUserinfoEndpointIsAsked) {
+  sign_ins_->Begin(PlainRequest());
+  // An id_token that nobody asked for says nothing: its nonce cannot be checked.
+  AnswerToken("fake-id-token");
+  ASSERT_NE(transport_.Find(kUserinfoUrl), nullptr);
+  EXPECT_EQ(HeaderOf(*transport_.Find(kUserinfoUrl), "Authorization"), "Bearer fake-access");
+  transport_.Answer(kUserinfoUrl, 200, R"({"sub":"u1"})");
+  const SignInResult result = Finish();
+  EXPECT_TRUE(result.accepted);
+  EXPECT_EQ(result.claims, R"({"sub":"u1"})");
+  EXPECT_EQ(result.tokens.access_token.view(), "fake-access");
+  EXPECT_EQ(transport_.CountOf(kKeysUrl), 0u);
+}
+
+TEST_F(SignInTest, AProviderWhoseIdTokensCannotBeVerifiedIsAskedForUserinfo) {
+  for (std::string ProviderOptions::*missing : {&ProviderOptions::issuer, &ProviderOptions::jwks_uri}) {
+    const std::string was = std::exchange(provider_->options.*missing, "");
+    sign_ins_->Begin(Request());
+    AnswerToken(Sign(EdDsa(), Claims()));
+    transport_.Answer(kUserinfoUrl, 200, R"({"sub":"u2"})");
+    EXPECT_EQ(Finish().claims, R"({"sub":"u2"})");
+    provider_->options.*missing = was;
+  }
+}
+
+TEST_F(SignInTest, UserinfoFails) {
+  sign_ins_->Begin(PlainRequest());
+  AnswerToken("");
+  transport_.Answer(kUserinfoUrl, 401, R"({"error":"invalid_token","error_description":"fake-access is unknown"})");
+  SignInResult result = Finish();
+  EXPECT_EQ(result.failure, "userinfo_failed");
+  EXPECT_EQ(result.message,
+            "the userinfo endpoint does not say who it is: HTTP 401 invalid_token: [redacted] is unknown");
+  EXPECT_EQ(result.tokens.access_token.view(), "fake-access");
+  sign_ins_->Begin(PlainRequest());
+  AnswerToken("");
+  transport_.Answer(kUserinfoUrl, 200, "{}");
+  EXPECT_EQ(Finish().failure, "userinfo_failed");
+}
+
+TEST_F(SignInTest, NobodyCanSayWhoItIs) {
+  provider_->options.userinfo_endpoint.clear();
+  sign_ins_->Begin(PlainRequest());
+  AnswerToken("");
+  const SignInResult result = Finish();
+  EXPECT_EQ(result.failure, "no_claims");
+  EXPECT_EQ(result.tokens.refresh_token.view(), "fake-refresh");
+}
+
+// ---- the end
+
+TEST_F(SignInTest, DrainingPresentsNoMoreCodes) {
+  sign_ins_ = std::make_unique<SignIns>(transport_, clock_, 1);
+  sign_ins_->Begin(Request(1));
+  sign_ins_->Begin(Request(2));
+  sign_ins_->Drain();
+  sign_ins_->Begin(Request(3));
+  sign_ins_->Turn();
+  std::vector<SignInResult> held_back = sign_ins_->TakeFinished();
+  ASSERT_EQ(held_back.size(), 2u);
+  for (const SignInResult& result : held_back) {
+    Check(result);
+    EXPECT_EQ(result.failure, "shutting_down");
+    EXPECT_NE(result.id, 1u);
+  }
+  // What was on its way goes on.
+  AnswerToken(Sign(EdDsa(), Claims()));
+  AnswerKeys(Jwks({EdDsa()}));
+  EXPECT_TRUE(Finish().accepted);
+  EXPECT_EQ(transport_.CountOf(kTokenUrl), 1u);
+}
+
+TEST_F(SignInTest, AbandonedOnesHandTheirTokensBack) {
+  sign_ins_->Begin(Request(1));
+  AnswerToken(Sign(EdDsa(), Claims()));
+  sign_ins_->Begin(Request(2));
+  sign_ins_->Abandon();
+  EXPECT_EQ(sign_ins_->unfinished(), 0u);
+  const std::vector<SignInResult> abandoned = sign_ins_->TakeFinished();
+  ASSERT_EQ(abandoned.size(), 2u);
+  for (const SignInResult& result : abandoned) {
+    Check(result);
+    EXPECT_EQ(result.failure, "shutting_down");
+    EXPECT_EQ(result.tokens.access_token.empty(), result.id == 2);
+  }
+  // What is answered afterwards finds nobody.
+  AnswerToken(Sign(EdDsa(), Claims()));
+  AnswerKeys(Jwks({EdDsa()}));
+  EXPECT_TRUE(sign_ins_->TakeFinished().empty());
+}
+
+TEST_F(SignInTest, DefaultsHoldForEveryRequest) {
+  HttpDefaults defaults;
+  defaults.timeout = 3 * kSecond;
+  sign_ins_->Configure(defaults);
+  sign_ins_->Begin(Request());
+  EXPECT_EQ(transport_.Find(kTokenUrl)->timeout, 3 * kSecond);
+  AnswerToken(Sign(EdDsa(), Claims()));
+  EXPECT_EQ(transport_.Find(kKeysUrl)->timeout, 3 * kSecond);
+  sign_ins_->Begin(PlainRequest());
+  AnswerToken("");
+  EXPECT_EQ(transport_.Find(kUserinfoUrl)->timeout, 3 * kSecond);
+}
+
+TEST_F(SignInTest, IdsMayRepeat) {
+  SignInRequest request = PlainRequest();
+  request.claims_needed = false;
+  sign_ins_->Begin(std::move(request));
+  request = PlainRequest();
+  request.claims_needed = false;
+  sign_ins_->Begin(std::move(request));
+  AnswerToken("");
+  AnswerToken("");
+  EXPECT_EQ(sign_ins_->TakeFinished().size(), 2u);
+}
+
+}  // namespace
+}  // namespace token_refresh
