@@ -87,6 +87,13 @@ sub refused
     return is_deeply([ @$page{qw(status title)}, $cookie, sessions() ], [ $status, $message, 'no session cookie', $sessions_before ], $what);
 }
 
+# How many the audit has for one of these reasons.
+sub audited_refusals
+{
+    my $reasons = join(', ', map { literal($_) } @_);
+    return $example->query("SELECT count(*) FROM token_refresh.audit_event WHERE event = 'authorization_refused' AND failure IN ($reasons)");
+}
+
 sub shown_account { my ($page) = @_; return $page->{text} =~ /Your account is ([0-9a-f-]{36})/ ? $1 : undef; }
 
 subtest 'a stranger' => sub {
@@ -182,6 +189,7 @@ subtest 'callbacks that are refused' => sub {
     my $page = $mallory->press('Cancel');
     refused($mallory, $page, 400, 'You have not signed in.', $before, 'no consent');
     is($example->query(q{SELECT count(*) FROM token_refresh.account WHERE identity = 'mallory'}), 0, 'no account has come of all that');
+    is(audited_refusals($_), 1, "the audit has the reason: $_") for qw(provider_refused state_used state_other_provider);
 };
 
 subtest 'a state is good once' => sub {
@@ -248,9 +256,16 @@ subtest 'the provider changes its keys' => sub {
     my $fetched = $provider->stats->{jwks};
     sign_in($carol, 'carol');
     is($provider->stats->{jwks}, $fetched, 'keys that are known are not fetched again');
-    $provider->call(POST => '/test/control?rotate_keys=true');
+    my $before = sessions();
+    $provider->call(POST => '/test/control?rotate_keys=true&jwks_broken=true');
+    give_name($carol, 'carol');
+    like($carol->press('Allow')->{status}, qr/^(400|503)$/, 'a key that is not known, nor to be had: refused');
+    is(sessions(), $before, 'and no session');
+    is(audited_refusals('id_token_unknown_key', 'keys_unavailable'), 1, 'the audit has the reason');
+    # With the server, what it remembers of keys is gone; else it would not look again within a minute.
+    $provider->call(POST => '/test/control?jwks_broken=false');
+    $node->restart('fast');
     sign_in($carol, 'carol');
-    cmp_ok($provider->stats->{jwks}, '>', $fetched, 'a new one is');
 };
 
 subtest 'https' => sub {
