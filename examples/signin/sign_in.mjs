@@ -17,7 +17,7 @@ export function openDatabase(provider, redirectUri) {
       try {
         return await one(
           `SELECT s.jwt_token, s.expires_at
-           FROM token_refresh.complete_authorization($1, $2, $3, $4) c,
+           FROM token_refresh.complete_authorization($1, $2, expected_provider => $3, iss => $4) c,
                 LATERAL token_refresh.create_session(c.provider, NULL, c.claims, $5, jsonb_build_object('name', c.claims -> 'name')) s`,
           [state, code, provider, iss, device],
         );
