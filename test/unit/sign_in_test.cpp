@@ -109,14 +109,6 @@ TEST_F(SignInTest, ACodeIsPresentedOnce) {
   }
 }
 
-TEST_F(SignInTest, ACodeThatWentOutTwiceIsToldOf) {
-  sign_ins_->Begin(Request());
-  HttpResponse response = MakeResponse(400, R"({"error":"invalid_grant"})");
-  response.resent = true;
-  transport_.Answer(kTokenUrl, std::move(response));
-  EXPECT_NE(Finish().message.find("the code went out twice"), std::string::npos);
-}
-
 TEST_F(SignInTest, ARefusalWithASuccessStatus) {
   sign_ins_->Begin(Request());
   transport_.Answer(kTokenUrl, 200, R"({"ok":false,"error":"invalid_code"})");
