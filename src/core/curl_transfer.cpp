@@ -116,8 +116,8 @@ bool CurlTransfer::Start(uint64_t id, HttpRequest request) {
   }
   const char* reason = WhyRefused();
   if (reason == nullptr && !headers_.Assign(request_.headers)) reason = "a request header is malformed";
-  if (reason == nullptr && !((!new_url || Set(easy_, CURLOPT_URL, request_.url.c_str())) &&
-                             (!new_trust || SetTrust()) && SetRequestOptions())) {
+  if (reason == nullptr && !((!(new_url || !request_.query.empty()) || SetUrl()) && (!new_trust || SetTrust()) &&
+                             SetRequestOptions())) {
     reason = "libcurl does not accept the request";
   }
   if (reason == nullptr) return true;
@@ -150,6 +150,15 @@ bool CurlTransfer::SetRequestOptions() {
          Set(easy_, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request_.body.size()));
 }
 
+bool CurlTransfer::SetUrl() {
+  if (request_.query.empty()) return Set(easy_, CURLOPT_URL, request_.url.c_str());
+  Secret url(request_.url);
+  url.Append(request_.url.find('?') == std::string::npos ? "?" : "&");
+  url.Append(request_.query.view());
+  url.Append({"", 1});  // libcurl wants the end marked
+  return Set(easy_, CURLOPT_URL, url.view().data());
+}
+
 // A CA file of the request's own replaces the system's authorities instead of adding to them.
 bool CurlTransfer::SetTrust() {
   const bool own = !request_.ca_file.empty();
@@ -177,6 +186,10 @@ HttpCompletion CurlTransfer::Finish(CURLcode verdict) {
   }
   if (response_.failure == TransportFailure::kTooLarge) response_.body.Wipe();
   request_.body.Wipe();
+  if (!request_.query.empty()) {
+    request_.query.Wipe();
+    SetUrl();
+  }
   request_.headers.clear();
   headers_.Wipe();
   return HttpCompletion{id_, std::move(response_)};

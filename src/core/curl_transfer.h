@@ -45,6 +45,7 @@ class CurlTransfer {
   bool SetFixedOptions(Micros idle_connection_age);
   bool SetRequestOptions();
   bool SetTrust();
+  bool SetUrl();
   const char* WhyRefused() const;
   TransportFailure Classify(CURLcode verdict) const;
   std::string Describe(CURLcode verdict) const;

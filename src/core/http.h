@@ -20,6 +20,7 @@ struct HttpHeader {
 struct HttpRequest {
   std::string method = "POST";
   std::string url;  // http or https only
+  Secret query;     // added to the url when it is sent, after "?" or "&"; for parameters that may be secrets
   std::vector<HttpHeader> headers;
   Secret body;
   Micros connect_timeout = 5 * kSecond;

@@ -182,6 +182,16 @@ Status ReadRequestParams(std::string_view key, const SecretJson& value,
   return Ok();
 }
 
+Status ReadTextMap(std::string_view key, const SecretJson& value, std::map<std::string, std::string>& out) {
+  for (const auto& [name, member] : *value.get_ptr<const SecretJson::object_t*>()) {
+    if (name.empty() || !IsCleanText(name)) return OptionError(key, "holds a member without a usable name");
+    const std::string place = std::string(key) + "." + std::string(name);
+    if (Status type = CheckOptionType(place, OptionType::kText, member); !type) return type;
+    if (Status text = ReadText(place, member, out[std::string(name)]); !text) return text;
+  }
+  return Ok();
+}
+
 Status ReadRequestHeaders(std::string_view key, const SecretJson& value, std::map<std::string, std::string>& out) {
   for (const auto& [name, header] : *value.get_ptr<const SecretJson::object_t*>()) {
     if (!IsHeaderName(name)) return OptionError(key, "holds " + QuoteWord(name) + ", which is not a header name");

@@ -2,8 +2,9 @@
 
 #include <utility>
 
-#include "core/option_values.h"
+#include "core/near_word.h"
 #include "core/parsed_url.h"
+#include "core/provider_option_rows.h"
 #include "core/secret_json.h"
 
 namespace token_refresh {
@@ -12,36 +13,9 @@ namespace {
 constexpr size_t kMaxOptionsBytes = size_t{64} * 1024;
 constexpr int64_t kMaxInFlight = 10000;
 
-using Setter = Status (*)(std::string_view key, const SecretJson& value, ProviderOptions& options);
-
-// One option; adding another is adding a row to OptionTable().
-struct OptionRow {
-  OptionSpec spec;
-  Setter set;
-};
-
-template <auto Member>
-Status SetText(std::string_view key, const SecretJson& value, ProviderOptions& options) {
-  return ReadText(key, value, options.*Member);
-}
-
 template <auto Member>
 Status SetUrl(std::string_view key, const SecretJson& value, ProviderOptions& options) {
   return ReadUrl(key, value, options.*Member);
-}
-
-template <auto Member>
-Status SetBoolean(std::string_view, const SecretJson& value, ProviderOptions& options) {
-  options.*Member = *value.get_ptr<const bool*>();
-  return Ok();
-}
-
-template <class Target>
-Status StoreInterval(std::string_view key, const SecretJson& value, IntervalBound bound, Target& target) {
-  const Result<Micros> interval = ReadInterval(key, value, bound);
-  if (!interval) return interval.error();
-  target = *interval;
-  return Ok();
 }
 
 template <auto Member, IntervalBound kBound>
@@ -84,18 +58,6 @@ Status SetMaxInFlight(std::string_view key, const SecretJson& value, ProviderOpt
   return Ok();
 }
 
-Status SetRequestParams(std::string_view key, const SecretJson& value, ProviderOptions& options) {
-  return ReadRequestParams(key, value, options.request_params);
-}
-
-Status SetRequestHeaders(std::string_view key, const SecretJson& value, ProviderOptions& options) {
-  return ReadRequestHeaders(key, value, options.request_headers);
-}
-
-Status SetAuthorizationParams(std::string_view key, const SecretJson& value, ProviderOptions& options) {
-  return ReadRequestParams(key, value, options.authorization_params);
-}
-
 Status SetSubjectPointer(std::string_view key, const SecretJson& value, ProviderOptions& options) {
   if (Status status = ReadText(key, value, options.subject_pointer); !status) return status;
   if (IsJsonPointer(options.subject_pointer)) return Ok();
@@ -110,12 +72,10 @@ Status SetCaFile(std::string_view key, const SecretJson& value, ProviderOptions&
   return ReadAbsolutePath(key, value, options.ca_file);
 }
 
-const std::vector<OptionRow>& OptionTable() {
+std::vector<OptionRow> PlaceRows() {
   using O = ProviderOptions;
-  using T = RefreshTiming;
   using enum OptionType;
-  using enum IntervalBound;
-  static const std::vector<OptionRow> table = {
+  return {
       {{"preset", kText}, Ignore},
       {{"token_endpoint", kUrl}, SetUrl<&O::token_endpoint>},
       {{"refresh_endpoint", kUrl}, SetUrl<&O::refresh_endpoint>},
@@ -127,13 +87,25 @@ const std::vector<OptionRow>& OptionTable() {
       {{"jwks_uri", kUrl}, SetUrl<&O::jwks_uri>},
       {{"token_endpoint_auth_method", kText}, SetAuthMethod},
       {{"basic_encoding", kText}, SetBasicEncoding},
-      {{"scope", kText}, SetText<&O::scope>},
-      {{"request_params", kObject}, SetRequestParams},
-      {{"request_headers", kObject}, SetRequestHeaders},
-      {{"authorization_params", kObject}, SetAuthorizationParams},
+  };
+}
+
+std::vector<OptionRow> AnswerRows() {
+  using O = ProviderOptions;
+  using enum OptionType;
+  return {
       {{"subject_pointer", kText}, SetSubjectPointer},
       {{"error_rules", kArray}, SetErrorRules},
       {{"keep_refresh_token", kBoolean}, SetBoolean<&O::keep_refresh_token>},
+  };
+}
+
+std::vector<OptionRow> LimitRows() {
+  using O = ProviderOptions;
+  using T = RefreshTiming;
+  using enum OptionType;
+  using enum IntervalBound;
+  return {
       {{"refresh_margin", kInterval}, SetTiming<&T::refresh_margin, kPositive>},
       {{"default_expires_in", kInterval}, SetTiming<&T::default_expires_in, kPositive>},
       {{"keep_alive", kInterval}, SetTiming<&T::keep_alive, kPositive>},
@@ -147,6 +119,16 @@ const std::vector<OptionRow>& OptionTable() {
       {{"allow_insecure_http", kBoolean}, SetBoolean<&O::allow_insecure_http>},
       {{"enabled", kBoolean}, SetBoolean<&O::enabled>},
   };
+}
+
+const std::vector<OptionRow>& OptionTable() {
+  static const std::vector<OptionRow> table = [] {
+    std::vector<OptionRow> rows;
+    for (const auto& theme : {PlaceRows(), RequestOptionRows(), AnswerRows(), LimitRows()}) {
+      rows.insert(rows.end(), theme.begin(), theme.end());
+    }
+    return rows;
+  }();
   return table;
 }
 
@@ -158,13 +140,17 @@ const OptionRow* FindOption(std::string_view key) {
 }
 
 Error UnknownOption(std::string_view key) {
+  std::vector<std::string_view> keys;
   std::string known;
   for (const OptionRow& row : OptionTable()) {
+    keys.push_back(row.spec.key);
     if (!known.empty()) known += ", ";
     known += row.spec.key;
   }
+  const std::optional<std::string_view> near = NearWord(key, keys);
+  std::string hint = near.has_value() ? "Did you mean " + QuoteWord(*near) + "? " : "";
   return {ErrorCode::kInvalidArgument, "unknown provider option " + QuoteWord(key),
-          "Known options are: " + known + "."};
+          hint + "Known options are: " + known + "."};
 }
 
 bool IsInsecureUrl(const std::string& url) {
@@ -213,6 +199,7 @@ Result<ProviderOptions> ParseProviderOptions(std::string_view json, bool insecur
   }
   const bool insecure_allowed = options.allow_insecure_http && insecure_http_allowed;
   if (Status status = CheckInsecureUrls(*object, insecure_allowed); !status) return status.error();
+  if (Status status = CheckRequestOptions(*object, options); !status) return status.error();
   return options;
 }
 

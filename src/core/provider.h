@@ -13,6 +13,7 @@
 
 #include "core/clock.h"
 #include "core/failure.h"
+#include "core/provider_dialect.h"
 #include "core/result.h"
 #include "core/secret.h"
 
@@ -38,6 +39,7 @@ struct ProviderOptions {
   std::string issuer, jwks_uri;
   ClientAuthMethod auth_method = ClientAuthMethod::kClientSecretBasic;
   BasicEncoding basic_encoding = BasicEncoding::kRfc6749;
+  RequestDialect request;
   std::string scope;                                  // sent with a refresh when set
   std::map<std::string, std::optional<std::string>> request_params;  // added; nullopt removes a standard one
   std::map<std::string, std::string> request_headers;
@@ -83,7 +85,7 @@ const std::vector<OptionSpec>& ProviderOptionSpecs();
 // PostgreSQL interval text). "preset" is accepted and ignored here: the SQL
 // layer has merged it. client_secret_given decides combinations (an auth method
 // that needs a secret). Errors: kInvalidArgument, naming the key; for an unknown
-// key the hint lists all keys.
+// key the hint names the one that was probably meant, and lists all keys.
 // insecure_http_allowed: the administrator's setting token_refresh.allow_insecure_http.
 Result<ProviderOptions> ParseProviderOptions(std::string_view json, bool insecure_http_allowed);
 

@@ -21,7 +21,7 @@ bool SameRule(const ErrorRule& a, const ErrorRule& b) {
 // Whether both would send the same request and read the answer alike.
 bool SameRegistration(const Provider& a, const Provider& b) {
   const auto request = [](const ProviderOptions& o) {
-    return std::tie(o.auth_method, o.basic_encoding, o.scope, o.request_params, o.request_headers, o.ca_file,
+    return std::tie(o.request, o.auth_method, o.basic_encoding, o.scope, o.request_params, o.request_headers, o.ca_file,
                     o.allow_insecure_http, o.connect_timeout, o.timeout);
   };
   return a.client_id == b.client_id && a.client_secret.Equals(b.client_secret.view()) &&

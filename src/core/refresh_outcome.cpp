@@ -122,6 +122,16 @@ Outcome FailedOutcome(Claim claim, FailedAnswer answer, const HttpResponse& resp
   return outcome;
 }
 
+Outcome UnaskedOutcome(Claim claim, const Error& error, const AnswerContext& context) {
+  Outcome outcome = StartOutcome(std::move(claim), context.now);
+  const bool for_people = error.code == ErrorCode::kInvalidArgument;
+  const std::string message = "the request cannot be made: " + error.message;
+  outcome.failure = Failure{for_people ? FailureClass::kClientConfig : FailureClass::kTransient,
+                            message.substr(0, kMaxFailureMessage), {}};
+  PlanNextTry(outcome, context);
+  return outcome;
+}
+
 Outcome ReleasedOutcome(Claim claim, Micros now) {
   Outcome outcome = StartOutcome(std::move(claim), now);
   outcome.released = true;

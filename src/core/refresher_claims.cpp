@@ -254,12 +254,17 @@ void Refresher::Impl::Dispatch(Claim claim) {
 }
 
 void Refresher::Impl::Submit(const Lane& lane, Claim claim) {
-  HttpRequest request = BuildRefreshRequest(lane->provider(), claim.refresh_token, settings.http);
+  const RefreshInput input{claim.refresh_token.view(), claim.subject, now};
+  Result<HttpRequest> request = BuildRefreshRequest(lane->provider(), input, settings.http);
+  if (!request) {
+    const AnswerContext context{lane->provider(), now, settings.refresh_margin, Jitter()};
+    return outbox.Add(UnaskedOutcome(std::move(claim), request.error(), context));
+  }
   const uint64_t id = next_request_id++;
   const bool probe = lane->StartRequest();
   counters.requests++;
   in_flight.emplace(id, InFlight{std::move(claim), lane, lane->shared_provider(), probe});
-  transport.Submit(id, std::move(request));
+  transport.Submit(id, *std::move(request));
 }
 
 void Refresher::Impl::GiveBack(Claim claim, DemandResult result) {

@@ -1,27 +1,23 @@
 #include "core/token_request.h"
 
 #include "core/client_authentication.h"
+#include "core/request_values.h"
 
 namespace token_refresh {
 
-HttpRequest BuildRefreshRequest(const Provider& provider, const Secret& refresh_token, const HttpDefaults& defaults) {
+Result<HttpRequest> BuildRefreshRequest(const Provider& provider, const RefreshInput& input,
+                                        const HttpDefaults& defaults) {
   const ProviderOptions& options = provider.options;
+  const RequestValues values(provider, input.subject, input.now);
   HttpRequest request = NewProviderRequest(provider, provider.RefreshUrl(), defaults);
   FormParams params;
-  params.Add("grant_type", "refresh_token");
-  params.Add("refresh_token", refresh_token.view());
-  if (!options.scope.empty()) params.Add("scope", options.scope);
+  params.Add("grant_type", options.request.grant_type);
+  params.Add("refresh_token", input.refresh_token);
+  if (!options.scope.empty()) params.AddOwned("scope", Secret(ScopeText(options)));
   AuthenticateClient(provider, request, params);
-  // A standard parameter is replaced where it stands; others follow in the order of their names.
-  for (const auto& [name, value] : options.request_params) {
-    if (value.has_value()) {
-      params.Set(name, *value);
-    } else {
-      params.Remove(name);
-    }
-  }
-  PostForm(request, params);
-  for (const auto& [name, value] : options.request_headers) SetHeader(request, name, value);
+  if (Status status = FitParams(options, values.Finder(), params); !status) return status.error();
+  SendParams(request, options.request, params);
+  if (Status status = AddOwnHeaders(options, values.Finder(), request); !status) return status.error();
   return request;
 }
 
