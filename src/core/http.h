@@ -26,7 +26,11 @@ struct HttpRequest {
   Micros connect_timeout = 5 * kSecond;
   Micros timeout = 30 * kSecond;  // for the whole exchange
   std::string ca_file;            // empty: the system's
+  std::string client_certificate;    // absolute paths of PEM files; empty: none is shown (TLS)
+  std::string client_key;
   bool allow_insecure_http = false;  // plain http to a host that is not loopback
+  // Addresses that no provider has: unspecified and link-local ones, and those of cloud metadata services.
+  bool allow_special_addresses = false;
 };
 
 // Why no complete response arrived.

@@ -33,9 +33,11 @@ std::string_view TypeWords(OptionType type) {
     case OptionType::kObject:
       return "an object";
     case OptionType::kArray:
+      return "an array";
+    case OptionType::kObjectOrArray:
       break;
   }
-  return "an array";
+  return "an object or an array";
 }
 
 bool HasType(OptionType type, const SecretJson& value) {
@@ -51,9 +53,11 @@ bool HasType(OptionType type, const SecretJson& value) {
     case OptionType::kObject:
       return value.is_object();
     case OptionType::kArray:
+      return value.is_array();
+    case OptionType::kObjectOrArray:
       break;
   }
-  return value.is_array();
+  return value.is_object() || value.is_array();
 }
 
 std::string_view Text(const SecretJson& value) { return TextOf(value).value_or(std::string_view()); }

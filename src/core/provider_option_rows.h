@@ -21,10 +21,23 @@ struct OptionRow {
   OptionSetter set;
 };
 
+std::vector<OptionRow> EndpointOptionRows();
+std::vector<OptionRow> ClientOptionRows();
 std::vector<OptionRow> RequestOptionRows();
+std::vector<OptionRow> AnswerOptionRows();
+
+// Checks the URLs, and puts the values of the registration into them.
+Status FinishEndpoints(bool insecure_http_allowed, ProviderOptions& options);
 
 // What only makes sense, or not, together. object: the options as they were given.
 Status CheckRequestOptions(const SecretJson& object, ProviderOptions& options);
+Status CheckClientOptions(const SecretJson& object, const ProviderOptions& options);
+Status CheckAnswerOptions(const ProviderOptions& options);
+
+// A place for a value is only worth something if it can ever be filled. member: of which member of the option
+// the text is; empty: it is the option's own.
+Status CheckPlaces(std::string_view key, std::string_view member, std::string_view text,
+                   const ProviderOptions& options);
 
 template <auto Member>
 Status SetText(std::string_view key, const SecretJson& value, ProviderOptions& options) {

@@ -32,6 +32,7 @@ HttpRequest NewProviderRequest(const Provider& provider, std::string url, const 
   request.connect_timeout = options.connect_timeout.value_or(defaults.connect_timeout);
   request.timeout = options.timeout.value_or(defaults.timeout);
   request.ca_file = options.ca_file.empty() ? defaults.ca_file : options.ca_file;
+  request.allow_special_addresses = options.allow_special_addresses;
   // Either alone would let the other party's secrets travel in the clear.
   request.allow_insecure_http = options.allow_insecure_http && defaults.allow_insecure_http;
   return request;

@@ -253,20 +253,6 @@ void Refresher::Impl::Dispatch(Claim claim) {
   lane->backlog.push_back(std::move(claim));
 }
 
-void Refresher::Impl::Submit(const Lane& lane, Claim claim) {
-  const RefreshInput input{claim.refresh_token.view(), claim.subject, now};
-  Result<HttpRequest> request = BuildRefreshRequest(lane->provider(), input, settings.http);
-  if (!request) {
-    const AnswerContext context{lane->provider(), now, settings.refresh_margin, Jitter()};
-    return outbox.Add(UnaskedOutcome(std::move(claim), request.error(), context));
-  }
-  const uint64_t id = next_request_id++;
-  const bool probe = lane->StartRequest();
-  counters.requests++;
-  in_flight.emplace(id, InFlight{std::move(claim), lane, lane->shared_provider(), probe});
-  transport.Submit(id, *std::move(request));
-}
-
 void Refresher::Impl::GiveBack(Claim claim, DemandResult result) {
   demands.Finish(claim.schedule_id, result);
   outbox.Add(ReleasedOutcome(std::move(claim), now));

@@ -23,14 +23,25 @@ std::optional<std::string> MakeUuidText() {
   return text;
 }
 
+RequestValues::RequestValues(const Provider& provider, std::string_view subject, std::string_view captured, Micros now)
+    : provider_(provider), subject_(subject), now_(now) {
+  if (!captured.empty()) captured_ = ParseSecretJson(captured);
+}
+
 std::optional<std::string> RequestValues::Find(std::string_view name) const {
   if (name == "now") return std::to_string(now_ / kSecond);
   if (name == "now_ms") return std::to_string(now_ / kMillisecond);
   if (name == "client_id") return provider_.client_id;
   if (name == "subject") return std::string(subject_);
-  if (name != "uuid") return std::nullopt;
-  if (!uuid_.has_value()) uuid_ = MakeUuidText();
-  return uuid_;
+  if (name == "uuid") {
+    if (!uuid_.has_value()) uuid_ = MakeUuidText();
+    return uuid_;
+  }
+  const SecretJson* captured = captured_.has_value() ? FindMember(*captured_, name) : nullptr;
+  if (captured != nullptr && !TextOf(*captured).value_or("").empty()) return std::string(*TextOf(*captured));
+  const auto variable = provider_.options.request.variables.find(std::string(name));
+  if (variable == provider_.options.request.variables.end()) return std::nullopt;
+  return variable->second;
 }
 
 }  // namespace token_refresh

@@ -9,6 +9,7 @@
 
 #include "core/clock.h"
 #include "core/provider.h"
+#include "core/secret_json.h"
 #include "core/text_template.h"
 
 namespace token_refresh {
@@ -22,9 +23,10 @@ std::optional<std::string> MakeUuidText();
 
 class RequestValues {
  public:
-  // All must live as long as this does. subject may be empty: not known.
-  RequestValues(const Provider& provider, std::string_view subject, Micros now)
-      : provider_(provider), subject_(subject), now_(now) {}
+  // provider and subject must live as long as this does. subject may be empty: not known. captured is a JSON
+  // object of texts, or empty: what the credential's answers gave. It comes before the variables of the
+  // registration.
+  RequestValues(const Provider& provider, std::string_view subject, std::string_view captured, Micros now);
 
   std::optional<std::string> Find(std::string_view name) const;
   FindValue Finder() const {
@@ -35,6 +37,7 @@ class RequestValues {
   const Provider& provider_;
   std::string_view subject_;
   Micros now_;
+  std::optional<SecretJson> captured_;
   mutable std::optional<std::string> uuid_;
 };
 

@@ -16,6 +16,9 @@ struct RefreshInput {
   std::string_view refresh_token;
   std::string_view subject;  // of the credential
   Micros now = 0;
+  std::string_view access_token = {};  // wanted with RefreshWith::kAccessToken only
+  std::string_view captured = {};      // a JSON object of texts, or empty
+  bool previous_secret = false;        // the client proves itself with previous_client_secret
 };
 
 // Errors: kInvalidArgument when the request needs a value that is not known, or one that cannot stand where it

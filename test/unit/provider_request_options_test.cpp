@@ -52,7 +52,8 @@ TEST(RequestOptionsTest, PlacesAreChecked) {
     return RefusedOptions(R"({"request_params": {"p": ")" + std::string(value) + R"("}})");
   };
   EXPECT_EQ(refused("${uid}").message,
-            R"(option "request_params" holds ${uid}, which is not known, in the value of "p")");
+            R"(option "request_params" holds ${uid} in the value of "p", which is neither in "variables" nor in )"
+            R"("captured_fields")");
   EXPECT_EQ(refused("${uid}").hint, "Did you mean ${uuid}?");
   EXPECT_EQ(refused("${now").message, R"(option "request_params" holds "${" without a "}" in the value of "p")");
   EXPECT_THAT(refused("${}").message, HasSubstr("holds ${...} with something else than a name in it"));
