@@ -21,9 +21,14 @@ SecretJson AsText(const SecretJson& value) {
   return value.dump(-1, ' ', false, SecretJson::error_handler_t::replace);
 }
 
+// How a success has no error, where an error is a code.
+bool SaysNothing(const SecretJson& value) {
+  return value.is_null() || value == false || (value.is_number() && ReadNumber(value) == 0.0);
+}
+
 void ArrangeField(const SecretString& field, const SecretJson* value, SecretJson& fields) {
   if (value != nullptr && IsOfError(field)) {
-    if (!value->is_null()) fields[field] = AsText(*value);
+    if (!SaysNothing(*value)) fields[field] = AsText(*value);
   } else if (value != nullptr) {
     fields[field] = *value;
   } else if (!IsOfError(field)) {

@@ -80,6 +80,16 @@ TEST(ResponsePointersTest, ErrorsAreReadThereOrWhereTheyUsuallyAre) {
   EXPECT_EQ(Refused(kNumber, R"({"code": 40100})", 400).failure.message, "HTTP 400 40100");
 }
 
+TEST(ResponsePointersTest, ACodeOfZeroIsNoError) {
+  constexpr char kOptions[] = R"({"response_pointers": {"error": "/code"}})";
+  for (const char* code : {"0", "null", "false", "0.0"}) {
+    const TokenSet tokens = Tokens(kOptions, R"({"access_token": "fake-a", "code": )" + std::string(code) + "}");
+    EXPECT_THAT(tokens.warnings, IsEmpty()) << code;
+  }
+  EXPECT_THAT(Tokens(kOptions, R"({"access_token": "fake-a", "code": 7})").warnings,
+              ElementsAre(HasSubstr("an access token and an error")));
+}
+
 TEST(ResponsePointersTest, RulesSeeTheAnswerAsItCame) {
   constexpr char kOptions[] = R"({"response_pointers": {"access_token": "/data/token"},
       "error_rules": [{"pointer": "/access_token", "value": "none", "class": "reauth"}]})";
