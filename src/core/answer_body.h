@@ -2,6 +2,7 @@
 // JSON, or form encoding as some providers send. For the reading of token responses.
 #pragma once
 
+#include <optional>
 #include <string_view>
 
 #include "core/secret_json.h"
@@ -21,6 +22,10 @@ enum class BodyKind {
 struct AnswerBody {
   BodyKind kind = BodyKind::kUnreadable;
   SecretJson fields;
+  // The answer as it came, when its fields have been put elsewhere (answer_dialect.h).
+  std::optional<SecretJson> as_sent = std::nullopt;
+
+  const SecretJson& document() const { return as_sent.has_value() ? *as_sent : fields; }
 };
 
 // Bytes that are not UTF-8 are read as U+FFFD, so that a name in another

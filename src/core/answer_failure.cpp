@@ -122,7 +122,7 @@ bool RuleMatches(const ErrorRule& rule, int status, const AnswerBody& body) {
   if (rule.status.has_value() && *rule.status != status) return false;
   if (rule.pointer.empty()) return true;
   if (body.kind != BodyKind::kObject) return false;
-  const SecretJson* value = ResolvePointer(body.fields, rule.pointer);
+  const SecretJson* value = ResolvePointer(body.document(), rule.pointer);
   return value != nullptr && (!rule.value.has_value() || ValueMatches(*rule.value, *value));
 }
 
@@ -182,6 +182,7 @@ std::string FailureMessage(int status, const AnswerBody& body, const Refusal& re
                            const std::vector<std::string_view>& sent) {
   std::vector<std::string_view> secrets = sent;
   CollectTokens(body.fields, secrets);
+  if (body.as_sent.has_value()) CollectTokens(*body.as_sent, secrets);
   SecretString text("HTTP ");
   text += SecretString(std::to_string(status));
   // The code is scrubbed before it is shortened, or the rest of a secret would not be known as one.

@@ -3,13 +3,35 @@
 // token, revocation (RFC 7009) and introspection (RFC 7662).
 #pragma once
 
+#include <string_view>
+
+#include "core/clock.h"
 #include "core/form_params.h"
 #include "core/http.h"
 #include "core/provider.h"
+#include "core/result.h"
+#include "core/text_template.h"
 
 namespace token_refresh {
 
-// Adds what the provider's method needs to the headers, or to the parameters, which are yet to be encoded.
+struct ClientProof {
+  std::string_view token_endpoint;  // its URL, without places; whom an assertion is for
+  const FindValue& find;            // for places in assertion_audience
+  Micros now = 0;
+  bool previous_secret = false;  // prove it with previous_client_secret
+};
+
+// Adds what the provider's method needs to the headers, to the parameters, which are yet to be encoded, or to
+// the connection. Errors: kInvalidArgument for a key that cannot be used or a value that is missing; kInternal.
+// Without a secret in them.
+Status AddClientAuthentication(const Provider& provider, const ClientProof& proof, HttpRequest& request,
+                               FormParams& params);
+
+// The same for a provider whose method cannot fail and whose endpoints have no places; what fails all the same
+// is left out, so that the provider refuses the client.
 void AuthenticateClient(const Provider& provider, HttpRequest& request, FormParams& params);
+
+// Whether the method proves anything with the client secret, so that another secret may do better.
+bool ProvesWithSecret(ClientAuthMethod method);
 
 }  // namespace token_refresh

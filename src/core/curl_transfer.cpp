@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <utility>
 
+#include "core/address_rules.h"
 #include "core/ascii.h"
+#include "core/curl_setopt.h"
 #include "core/curl_transport.h"
 
 namespace token_refresh {
@@ -26,18 +27,6 @@ bool IsHeaderLineLimit(CURLcode verdict) {
   if (verdict == CURLE_TOO_LARGE) return true;
 #endif
   return verdict == CURLE_OUT_OF_MEMORY;
-}
-
-template <class Value>
-bool Set(CURL* easy, CURLoption option, Value value) {
-  return curl_easy_setopt(easy, option, value) == CURLE_OK;
-}
-
-bool Set(CURL* easy, CURLoption option, int value) { return Set(easy, option, static_cast<long>(value)); }
-
-// Rounded up: 0 would mean no limit at all.
-long CurlMilliseconds(Micros time) {
-  return std::clamp<Micros>((time + kMillisecond - 1) / kMillisecond, 1, std::numeric_limits<int>::max());
 }
 
 // In any case of text; prefix is lower case.
@@ -95,7 +84,7 @@ bool CurlTransfer::SetFixedOptions(Micros idle_connection_age) {
          Set(easy_, CURLOPT_PREREQFUNCTION, &OnSend) && Set(easy_, CURLOPT_PREREQDATA, self) &&
          Set(easy_, CURLOPT_HEADERFUNCTION, &OnHeader) && Set(easy_, CURLOPT_HEADERDATA, self) &&
          Set(easy_, CURLOPT_WRITEFUNCTION, &OnBody) && Set(easy_, CURLOPT_WRITEDATA, self) &&
-         Set(easy_, CURLOPT_OPENSOCKETFUNCTION, &OnOpenSocket) && Set(easy_, CURLOPT_OPENSOCKETDATA, sockets) &&
+         Set(easy_, CURLOPT_OPENSOCKETFUNCTION, &OnOpenSocket) && Set(easy_, CURLOPT_OPENSOCKETDATA, self) &&
          Set(easy_, CURLOPT_CLOSESOCKETFUNCTION, &OnCloseSocket) && Set(easy_, CURLOPT_CLOSESOCKETDATA, sockets);
 }
 
@@ -107,17 +96,20 @@ bool CurlTransfer::Start(uint64_t id, HttpRequest request) {
   in_headers_ = true;
   too_large_ = false;
   cut_short_ = false;
+  refused_address_ = nullptr;
   const bool new_url = request.url != request_.url;
-  const bool new_trust = request.ca_file != request_.ca_file;
+  const bool new_trust = request.ca_file != request_.ca_file ||
+                         request.client_certificate != request_.client_certificate ||
+                         request.client_key != request_.client_key;
   request_ = std::move(request);
   if (new_url) {  // most requests go where the one before went
     secure_ = HasPrefix(request_.url, "https://");
-    loopback_ = !secure_ && IsLoopbackUrl(request_.url);
+    loopback_ = IsLoopbackUrl(request_.url);
   }
   const char* reason = WhyRefused();
   if (reason == nullptr && !headers_.Assign(request_.headers)) reason = "a request header is malformed";
-  if (reason == nullptr && !((!new_url || Set(easy_, CURLOPT_URL, request_.url.c_str())) &&
-                             (!new_trust || SetTrust()) && SetRequestOptions())) {
+  if (reason == nullptr &&
+      !((!(new_url || !request_.query.empty()) || SetUrl()) && (!new_trust || SetTrust()) && SetRequestOptions())) {
     reason = "libcurl does not accept the request";
   }
   if (reason == nullptr) return true;
@@ -133,31 +125,6 @@ const char* CurlTransfer::WhyRefused() const {
   }
   if (request_.method != "POST" && request_.method != "GET") return "only POST and GET are supported";
   return nullptr;
-}
-
-bool CurlTransfer::SetRequestOptions() {
-  if (!Set(easy_, CURLOPT_CONNECTTIMEOUT_MS, CurlMilliseconds(request_.connect_timeout)) ||
-      !Set(easy_, CURLOPT_TIMEOUT_MS, CurlMilliseconds(request_.timeout)) ||
-      !Set(easy_, CURLOPT_HTTPHEADER, headers_.lines()) ||
-      !Set(easy_, CURLOPT_FRESH_CONNECT, request_.only_once ? 1 : 0) ||
-      // Over TLS: rather wait for the first connection than open hundreds where one could carry all (HTTP/2).
-      !Set(easy_, CURLOPT_PIPEWAIT, secure_ ? 1 : 0)) {
-    return false;
-  }
-  if (request_.method == "GET") return Set(easy_, CURLOPT_HTTPGET, 1);
-  // Without a pointer libcurl would read the body from standard input.
-  const char* body = request_.body.empty() ? "" : request_.body.view().data();
-  return Set(easy_, CURLOPT_POST, 1) && Set(easy_, CURLOPT_POSTFIELDS, body) &&
-         Set(easy_, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(request_.body.size()));
-}
-
-// A CA file of the request's own replaces the system's authorities instead of adding to them.
-bool CurlTransfer::SetTrust() {
-  const bool own = !request_.ca_file.empty();
-  const std::string& file = own ? request_.ca_file : default_ca_file_;
-  const bool with_path = !own && !default_ca_path_.empty();
-  return Set(easy_, CURLOPT_CAINFO, file.empty() ? nullptr : file.c_str()) &&
-         Set(easy_, CURLOPT_CAPATH, with_path ? default_ca_path_.c_str() : nullptr);
 }
 
 HttpCompletion CurlTransfer::Finish(CURLcode verdict) {
@@ -178,6 +145,10 @@ HttpCompletion CurlTransfer::Finish(CURLcode verdict) {
   }
   if (response_.failure == TransportFailure::kTooLarge) response_.body.Wipe();
   request_.body.Wipe();
+  if (!request_.query.empty()) {
+    request_.query.Wipe();
+    SetUrl();
+  }
   request_.headers.clear();
   headers_.Wipe();
   return HttpCompletion{id_, std::move(response_)};
@@ -188,6 +159,7 @@ TransportFailure CurlTransfer::Classify(CURLcode verdict) const {
   if (too_large_) return TransportFailure::kTooLarge;
   // Whatever went wrong after the request had begun to go out, the provider may have acted on it.
   if (times_sent_ > 0) return TransportFailure::kMaybeHandled;
+  if (refused_address_ != nullptr) return TransportFailure::kRefused;
   switch (verdict) {
     case CURLE_UNSUPPORTED_PROTOCOL:
     case CURLE_URL_MALFORMAT:
@@ -203,6 +175,8 @@ std::string CurlTransfer::Describe(CURLcode verdict) const {
   std::string message;
   if (too_large_) {
     message = "the answer is too large";
+  } else if (times_sent_ == 0 && refused_address_ != nullptr) {
+    message.append("the host has an address that is not asked: ").append(refused_address_);
   } else if (verdict == CURLE_OK) {
     message = "the answer ended before its headers did";
   } else if (verdict == CURLE_ABORTED_BY_CALLBACK) {
@@ -285,8 +259,16 @@ size_t CurlTransfer::OnBody(char* data, size_t size, size_t count, void* self) n
   return bytes;
 }
 
-curl_socket_t CurlTransfer::OnOpenSocket(void* sockets, curlsocktype, curl_sockaddr* address) noexcept {
-  return static_cast<EpollSet*>(sockets)->OpenSocket(address->family, address->socktype, address->protocol);
+// The address that is connected to, whatever the name was looked up as before: nobody can name a host and have
+// it point to what is not meant to be reached from here.
+curl_socket_t CurlTransfer::OnOpenSocket(void* self, curlsocktype, curl_sockaddr* address) noexcept {
+  auto* transfer = static_cast<CurlTransfer*>(self);
+  const AddressRules rules{transfer->loopback_, transfer->request_.allow_special_addresses};
+  if (const char* reason = WhyAddressRefused(address->addr, rules); reason != nullptr) {
+    transfer->refused_address_ = reason;
+    return CURL_SOCKET_BAD;
+  }
+  return transfer->sockets_.OpenSocket(address->family, address->socktype, address->protocol);
 }
 
 int CurlTransfer::OnCloseSocket(void* sockets, curl_socket_t fd) noexcept {

@@ -45,6 +45,7 @@ class CurlTransfer {
   bool SetFixedOptions(Micros idle_connection_age);
   bool SetRequestOptions();
   bool SetTrust();
+  bool SetUrl();
   const char* WhyRefused() const;
   TransportFailure Classify(CURLcode verdict) const;
   std::string Describe(CURLcode verdict) const;
@@ -53,7 +54,7 @@ class CurlTransfer {
   static int OnSend(void* self, char*, char*, int, int) noexcept;
   static size_t OnHeader(char* data, size_t size, size_t count, void* self) noexcept;
   static size_t OnBody(char* data, size_t size, size_t count, void* self) noexcept;
-  static curl_socket_t OnOpenSocket(void* sockets, curlsocktype, curl_sockaddr* address) noexcept;
+  static curl_socket_t OnOpenSocket(void* self, curlsocktype, curl_sockaddr* address) noexcept;
   static int OnCloseSocket(void* sockets, curl_socket_t fd) noexcept;
 
   CURL* const easy_;
@@ -61,7 +62,7 @@ class CurlTransfer {
   std::string default_ca_file_, default_ca_path_;  // as libcurl was built
 
   uint64_t id_ = 0;
-  HttpRequest request_;                     // url and ca_file stay after Finish(): the handle is still set to them
+  HttpRequest request_;                     // url and files stay after Finish(): the handle is still set to them
   bool secure_ = false, loopback_ = false;  // of request_.url
   HeaderList headers_;
   HttpResponse response_;
@@ -70,6 +71,7 @@ class CurlTransfer {
   bool in_headers_ = true;
   bool too_large_ = false;
   bool cut_short_ = false;
+  const char* refused_address_ = nullptr;  // why an address of the host was not connected to
 };
 
 }  // namespace token_refresh

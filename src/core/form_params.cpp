@@ -8,6 +8,24 @@
 namespace token_refresh {
 namespace {
 
+void AppendJsonText(Secret& out, std::string_view text) {
+  constexpr std::string_view kDigits = "0123456789abcdef";
+  out.Append("\"");
+  while (!text.empty()) {
+    const auto odd = std::find_if(text.begin(), text.end(),
+                                  [](char c) { return c == '"' || c == '\\' || static_cast<unsigned char>(c) < 0x20; });
+    const auto plain = static_cast<size_t>(odd - text.begin());
+    out.Append(text.substr(0, plain));
+    text.remove_prefix(plain);
+    if (text.empty()) break;
+    const auto byte = static_cast<unsigned char>(text.front());
+    const char escape[] = {'\\', 'u', '0', '0', kDigits[byte >> 4], kDigits[byte & 0xF]};
+    out.Append({escape, sizeof escape});
+    text.remove_prefix(1);
+  }
+  out.Append("\"");
+}
+
 bool StaysInForm(char c) { return IsAsciiAlphanumeric(c) || c == '*' || c == '-' || c == '.' || c == '_'; }
 
 }  // namespace
@@ -38,8 +56,34 @@ void FormParams::Set(std::string_view name, std::string_view value) {
   known->value = value;
 }
 
+void FormParams::SetOwned(std::string_view name, Secret value) {
+  owned_.push_back(std::move(value));
+  Set(name, owned_.back().view());
+}
+
 void FormParams::Remove(std::string_view name) {
   std::erase_if(params_, [&](const Param& param) { return param.name == name; });
+}
+
+void FormParams::Rename(std::string_view name, std::string_view other) {
+  for (Param& param : params_) {
+    if (param.name == name) param.name = other;
+  }
+}
+
+Secret FormParams::EncodeJson() const {
+  Secret body("{");
+  for (auto param = params_.begin(); param != params_.end(); ++param) {
+    const bool said_again =
+        std::any_of(param + 1, params_.end(), [&](const Param& later) { return later.name == param->name; });
+    if (said_again) continue;
+    if (body.size() > 1) body.Append(",");
+    AppendJsonText(body, param->name);
+    body.Append(":");
+    AppendJsonText(body, param->value);
+  }
+  body.Append("}");
+  return body;
 }
 
 Secret FormParams::Encode() const {

@@ -1,4 +1,4 @@
-// The parameters of a request to a provider: application/x-www-form-urlencoded (RFC 6749 appendix B).
+// The parameters of a request to a provider: application/x-www-form-urlencoded (RFC 6749 appendix B), or JSON.
 // For whoever builds such requests.
 #pragma once
 
@@ -21,9 +21,14 @@ class FormParams {
   void AddOwned(std::string_view name, Secret value);
   // Replaces the value where the name stands; else adds it.
   void Set(std::string_view name, std::string_view value);
+  void SetOwned(std::string_view name, Secret value);
   void Remove(std::string_view name);
+  // Keeps the value and its place.
+  void Rename(std::string_view name, std::string_view other);
 
   Secret Encode() const;
+  // An object of texts. Of a name that stands there twice the last value counts.
+  Secret EncodeJson() const;
 
  private:
   struct Param {

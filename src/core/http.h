@@ -20,13 +20,18 @@ struct HttpHeader {
 struct HttpRequest {
   std::string method = "POST";
   std::string url;  // http or https only
+  Secret query;     // added to the url when it is sent, after "?" or "&"; for parameters that may be secrets
   std::vector<HttpHeader> headers;
   Secret body;
   Micros connect_timeout = 5 * kSecond;
   Micros timeout = 30 * kSecond;  // for the whole exchange
   std::string ca_file;            // empty: the system's
+  std::string client_certificate;    // absolute paths of PEM files; empty: none is shown (TLS)
+  std::string client_key;
   bool allow_insecure_http = false;  // plain http to a host that is not loopback
   bool only_once = false;  // never sent again by itself, so it goes over a connection of its own, which is not yet dead
+  // Addresses that no provider has: unspecified and link-local ones, and those of cloud metadata services.
+  bool allow_special_addresses = false;
 };
 
 // Why no complete response arrived.

@@ -33,9 +33,11 @@ std::string_view TypeWords(OptionType type) {
     case OptionType::kObject:
       return "an object";
     case OptionType::kArray:
+      return "an array";
+    case OptionType::kObjectOrArray:
       break;
   }
-  return "an array";
+  return "an object or an array";
 }
 
 bool HasType(OptionType type, const SecretJson& value) {
@@ -51,9 +53,11 @@ bool HasType(OptionType type, const SecretJson& value) {
     case OptionType::kObject:
       return value.is_object();
     case OptionType::kArray:
+      return value.is_array();
+    case OptionType::kObjectOrArray:
       break;
   }
-  return value.is_array();
+  return value.is_object() || value.is_array();
 }
 
 std::string_view Text(const SecretJson& value) { return TextOf(value).value_or(std::string_view()); }
@@ -178,6 +182,16 @@ Status ReadRequestParams(std::string_view key, const SecretJson& value,
                          "must hold text or null for " + QuoteWord(name) + ", not " + std::string(JsonTypeName(param)));
     }
     out[std::string(name)] = text.has_value() ? std::optional<std::string>(*text) : std::nullopt;
+  }
+  return Ok();
+}
+
+Status ReadTextMap(std::string_view key, const SecretJson& value, std::map<std::string, std::string>& out) {
+  for (const auto& [name, member] : *value.get_ptr<const SecretJson::object_t*>()) {
+    if (name.empty() || !IsCleanText(name)) return OptionError(key, "holds a member without a usable name");
+    const std::string place = std::string(key) + "." + std::string(name);
+    if (Status type = CheckOptionType(place, OptionType::kText, member); !type) return type;
+    if (Status text = ReadText(place, member, out[std::string(name)]); !text) return text;
   }
   return Ok();
 }

@@ -2,7 +2,7 @@
 // never quote what may be secret. Used by ParseProviderOptions.
 #pragma once
 
-#include <initializer_list>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -47,6 +47,8 @@ Result<Micros> ReadInterval(std::string_view key, const SecretJson& value, Inter
 Status ReadRequestParams(std::string_view key, const SecretJson& value,
                          std::map<std::string, std::optional<std::string>>& out);
 Status ReadRequestHeaders(std::string_view key, const SecretJson& value, std::map<std::string, std::string>& out);
+// An object of clean texts, with a name each.
+Status ReadTextMap(std::string_view key, const SecretJson& value, std::map<std::string, std::string>& out);
 Status ReadErrorRules(std::string_view key, const SecretJson& value, std::vector<ErrorRule>& out);
 
 }  // namespace token_refresh

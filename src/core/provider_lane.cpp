@@ -21,11 +21,14 @@ bool SameRule(const ErrorRule& a, const ErrorRule& b) {
 // Whether both would send the same request and read the answer alike.
 bool SameRegistration(const Provider& a, const Provider& b) {
   const auto request = [](const ProviderOptions& o) {
-    return std::tie(o.auth_method, o.basic_encoding, o.scope, o.request_params, o.request_headers, o.ca_file,
-                    o.allow_insecure_http, o.connect_timeout, o.timeout);
+    return std::tie(o.request, o.answer, o.auth_method, o.basic_encoding, o.basic_user, o.assertion,
+                    o.client_certificate, o.client_key, o.allow_special_addresses, o.token_endpoint, o.scope,
+                    o.request_params, o.request_headers, o.ca_file, o.allow_insecure_http, o.connect_timeout,
+                    o.timeout);
   };
   return a.client_id == b.client_id && a.client_secret.Equals(b.client_secret.view()) &&
-         a.RefreshUrl() == b.RefreshUrl() && request(a.options) == request(b.options) &&
+         a.previous_client_secret.Equals(b.previous_client_secret.view()) && a.RefreshUrl() == b.RefreshUrl() &&
+         request(a.options) == request(b.options) &&
          std::equal(a.options.error_rules.begin(), a.options.error_rules.end(), b.options.error_rules.begin(),
                     b.options.error_rules.end(), SameRule);
 }
@@ -36,6 +39,7 @@ void ProviderLane::SetProvider(std::shared_ptr<const Provider> provider) {
   if (provider != provider_ && !SameRegistration(*provider, *provider_)) {
     breaker_ = CircuitBreaker();
     blocked_until_ = 0;
+    prefers_previous_secret_ = false;
   }
   provider_ = std::move(provider);
 }
@@ -54,8 +58,9 @@ void ProviderLane::RecordSign(ProviderSign sign, bool was_probe, Micros now, dou
   if (sign == ProviderSign::kFailing && (was_probe || !breaker_.open())) breaker_.RecordFailure(now, jitter);
 }
 
-bool ProviderLane::StartRequest() {
+bool ProviderLane::StartRequest(Micros now) {
   const bool probe = breaker_.open();
+  budget_.Take(now, provider_->options.requests_per_minute);
   in_flight_++;
   if (probe) probes_in_flight_++;
   return probe;
@@ -68,7 +73,8 @@ void ProviderLane::EndRequest(bool was_probe) {
 
 int ProviderLane::Room(Micros now, int limit) const {
   if (GateAt(now) != LaneGate::kOpen) return 0;
-  const int free = std::max(0, provider_->options.max_in_flight.value_or(limit) - in_flight_);
+  const int free = std::min(std::max(0, provider_->options.max_in_flight.value_or(limit) - in_flight_),
+                            budget_.Available(now, provider_->options.requests_per_minute));
   return breaker_.open() ? std::min(free, 1) : free;
 }
 
@@ -102,7 +108,7 @@ std::optional<Micros> ProviderLane::WorkAt(Micros now) const { return ready.empt
 std::optional<Micros> ProviderLane::OpensAt(Micros now) const {
   switch (GateAt(now)) {
     case LaneGate::kOpen:
-      return now;
+      return BudgetAt(now);
     case LaneGate::kRateLimited:
       return blocked_until_;
     case LaneGate::kFailing:

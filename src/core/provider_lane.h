@@ -13,6 +13,7 @@
 #include "core/clock.h"
 #include "core/provider.h"
 #include "core/refresh_policy.h"
+#include "core/request_budget.h"
 #include "core/store.h"
 
 namespace token_refresh {
@@ -38,14 +39,21 @@ class ProviderLane {
   // was_probe: the request was sent while the provider was already known to fail.
   void RecordSign(ProviderSign sign, bool was_probe, Micros now, double jitter);
 
+  // Which of two client secrets the provider has last been content with.
+  bool prefers_previous_secret() const { return prefers_previous_secret_; }
+  void PreferSecret(bool previous) { prefers_previous_secret_ = previous; }
+
   // Requests. StartRequest returns whether it is a probe.
-  bool StartRequest();
+  bool StartRequest(Micros now);
   void EndRequest(bool was_probe);
   int in_flight() const { return in_flight_; }
   // How many more requests may start now, and how many of those are left over by the backlog.
   // limit holds where the provider has none of its own.
   int Room(Micros now, int limit) const;
   int Places(Micros now, int limit) const;
+
+  // When requests_per_minute allows the next request.
+  Micros BudgetAt(Micros now) const { return budget_.NextAt(now, provider_->options.requests_per_minute); }
 
   // Claims of waiting callers that were made before their provider was known to be busy.
   std::deque<Claim> backlog;
@@ -68,7 +76,9 @@ class ProviderLane {
  private:
   std::shared_ptr<const Provider> provider_;
   CircuitBreaker breaker_;
+  RequestBudget budget_;
   Micros blocked_until_ = 0;
+  bool prefers_previous_secret_ = false;
   int in_flight_ = 0;
   int probes_in_flight_ = 0;
   bool list_again_ = true;  // nothing is known yet

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/ascii.h"
+#include "core/utf8.h"
 
 namespace token_refresh {
 namespace {
@@ -31,6 +32,7 @@ HttpRequest NewProviderRequest(const Provider& provider, std::string url, const 
   request.connect_timeout = options.connect_timeout.value_or(defaults.connect_timeout);
   request.timeout = options.timeout.value_or(defaults.timeout);
   request.ca_file = options.ca_file.empty() ? defaults.ca_file : options.ca_file;
+  request.allow_special_addresses = options.allow_special_addresses;
   // Either alone would let the other party's secrets travel in the clear.
   request.allow_insecure_http = options.allow_insecure_http && defaults.allow_insecure_http;
   return request;
@@ -40,6 +42,61 @@ void PostForm(HttpRequest& request, const FormParams& params) {
   request.method = "POST";
   SetHeader(request, "Content-Type", "application/x-www-form-urlencoded");
   request.body = params.Encode();
+}
+
+void SendParams(HttpRequest& request, const RequestDialect& dialect, const FormParams& params) {
+  request.method = dialect.method == RequestMethod::kGet ? "GET" : "POST";
+  switch (dialect.format) {
+    case RequestFormat::kForm:
+      return PostForm(request, params);
+    case RequestFormat::kJson:
+      SetHeader(request, "Content-Type", "application/json");
+      request.body = params.EncodeJson();
+      return;
+    case RequestFormat::kQuery:
+      request.query = params.Encode();
+      return;
+  }
+}
+
+std::string ScopeText(const ProviderOptions& options) {
+  const std::string& separator = options.request.scope_separator;
+  if (separator == " ") return options.scope;
+  std::string joined;
+  std::string_view rest = TrimAsciiSpace(options.scope);
+  while (!rest.empty()) {
+    const std::string_view word = rest.substr(0, rest.find(' '));
+    joined.append(joined.empty() ? "" : separator).append(word);
+    rest = TrimAsciiSpace(rest.substr(word.size()));
+  }
+  return joined;
+}
+
+Status FitParams(const ProviderOptions& options, const FindValue& find, FormParams& params) {
+  for (const auto& [name, other] : options.request.param_names) params.Rename(name, other);
+  // A standard parameter is replaced where it stands; others follow in the order of their names.
+  for (const auto& [name, text] : options.request_params) {
+    if (!text.has_value()) {
+      params.Remove(name);
+      continue;
+    }
+    const Result<std::string> value = ExpandText(*text, find);
+    if (!value) return value.error();
+    params.SetOwned(name, Secret(*value));
+  }
+  return Ok();
+}
+
+Status AddOwnHeaders(const ProviderOptions& options, const FindValue& find, HttpRequest& request) {
+  for (const auto& [name, text] : options.request_headers) {
+    const Result<std::string> value = ExpandText(text, find);
+    if (!value) return value.error();
+    if (!IsCleanText(*value)) {
+      return Error{ErrorCode::kInvalidArgument, "the value of header " + name + " holds control characters", ""};
+    }
+    SetHeader(request, name, *value);
+  }
+  return Ok();
 }
 
 }  // namespace token_refresh

@@ -8,6 +8,8 @@
 #include "core/form_params.h"
 #include "core/http.h"
 #include "core/provider.h"
+#include "core/result.h"
+#include "core/text_template.h"
 
 namespace token_refresh {
 
@@ -27,5 +29,18 @@ HttpRequest NewProviderRequest(const Provider& provider, std::string url, const 
 
 // Makes it a POST of the form.
 void PostForm(HttpRequest& request, const FormParams& params);
+
+// Makes it what the provider wants a request for tokens to be: method and format of the parameters.
+void SendParams(HttpRequest& request, const RequestDialect& dialect, const FormParams& params);
+
+// The scope as the provider wants its words separated; it is written with spaces (RFC 6749 section 3.3).
+std::string ScopeText(const ProviderOptions& options);
+
+// Standard parameters get the names that the provider knows them by, which live in the options; then
+// request_params replace, remove and add. Errors: kInvalidArgument when a value is missing.
+Status FitParams(const ProviderOptions& options, const FindValue& find, FormParams& params);
+
+// Errors: kInvalidArgument when a value is missing, or cannot stand in a header.
+Status AddOwnHeaders(const ProviderOptions& options, const FindValue& find, HttpRequest& request);
 
 }  // namespace token_refresh

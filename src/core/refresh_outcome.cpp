@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "core/captured_fields.h"
 #include "core/refresh_policy.h"
 
 namespace token_refresh {
@@ -19,7 +20,8 @@ Outcome StartOutcome(Claim claim, Micros now) {
 }
 
 // Whether the provider may have used up the refresh token without our learning the answer.
-bool AnswerMayBeLost(const FailedAnswer& answer, const HttpResponse& response) {
+bool AnswerMayBeLost(const FailedAnswer& answer, const HttpResponse& response, const Provider& provider) {
+  if (provider.options.request.refresh_with != RefreshWith::kRefreshToken) return false;
   return answer.unread_success || response.resent || response.failure == TransportFailure::kMaybeHandled ||
          response.failure == TransportFailure::kTooLarge;
 }
@@ -103,13 +105,14 @@ Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& cont
   if (tokens.refresh_in) times.refresh_hint_at = now + *tokens.refresh_in;
   outcome.due_at = DueAt(timing, context.refresh_margin, times, context.jitter);
   if (outcome.due_at) outcome.due_at = std::max(*outcome.due_at, now + kMinimumRefreshGap);
+  if (!tokens.captured.empty()) tokens.captured = MergeCaptured(outcome.claim.captured, tokens.captured);
   outcome.tokens = std::move(tokens);
   return outcome;
 }
 
 Outcome FailedOutcome(Claim claim, FailedAnswer answer, const HttpResponse& response, const AnswerContext& context) {
   Outcome outcome = StartOutcome(std::move(claim), context.now);
-  const bool lost_now = AnswerMayBeLost(answer, response);
+  const bool lost_now = AnswerMayBeLost(answer, response, context.provider);
   answer.failure.failure = Judge(answer.failure.failure, outcome.lost_response || lost_now);
   outcome.lost_response = answer.refresh_token.empty() && (outcome.lost_response || lost_now);
   outcome.failure = std::move(answer.failure);
@@ -118,6 +121,16 @@ Outcome FailedOutcome(Claim claim, FailedAnswer answer, const HttpResponse& resp
     outcome.rotated_refresh_token = std::move(answer.refresh_token);
     if (answer.refresh_expires_in) outcome.refresh_expires_at = context.now + *answer.refresh_expires_in;
   }
+  PlanNextTry(outcome, context);
+  return outcome;
+}
+
+Outcome UnaskedOutcome(Claim claim, const Error& error, const AnswerContext& context) {
+  Outcome outcome = StartOutcome(std::move(claim), context.now);
+  const bool for_people = error.code == ErrorCode::kInvalidArgument;
+  const std::string message = "the request cannot be made: " + error.message;
+  outcome.failure = Failure{for_people ? FailureClass::kClientConfig : FailureClass::kTransient,
+                            message.substr(0, kMaxFailureMessage), {}};
   PlanNextTry(outcome, context);
   return outcome;
 }

@@ -43,6 +43,10 @@ Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& cont
 // answer is kept, and settles what may have been lost.
 Outcome FailedOutcome(Claim claim, FailedAnswer answer, const HttpResponse& response, const AnswerContext& context);
 
+// Nothing was asked because the request cannot be made: kInvalidArgument is for a person to mend (kClientConfig),
+// all else may pass. The message of the error is ASCII and holds no secret.
+Outcome UnaskedOutcome(Claim claim, const Error& error, const AnswerContext& context);
+
 // Nothing was asked: the claim is given back as it was.
 Outcome ReleasedOutcome(Claim claim, Micros now);
 

@@ -5,6 +5,7 @@
 #include <utility>
 #include <variant>
 
+#include "core/client_secret_parts.h"
 #include "core/refresh_outcome.h"
 #include "core/refresh_policy.h"
 #include "core/refresher_impl.h"
@@ -32,6 +33,21 @@ ProviderSign SignOf(const Outcome& outcome) {
       break;
   }
   return ProviderSign::kNeither;
+}
+
+// What an answer may echo.
+std::vector<std::string_view> SecretsOf(const Provider& provider, const Claim& claim) {
+  std::vector<std::string_view> secrets;
+  for (const Secret* secret : {&claim.refresh_token, &claim.access_token, &provider.client_secret,
+                               &provider.previous_client_secret}) {
+    if (!secret->empty()) secrets.push_back(secret->view());
+  }
+  // Of a secret with a key behind it only the secret is sent.
+  for (const Secret* secret : {&provider.client_secret, &provider.previous_client_secret}) {
+    const std::string_view part = SplitClientSecret(provider.options, secret->view()).secret;
+    if (!part.empty()) secrets.push_back(part);
+  }
+  return secrets;
 }
 
 void KeepEarlier(std::optional<Micros>& earliest, std::optional<Micros> candidate) {
@@ -109,9 +125,12 @@ void Refresher::Impl::TakeAnswer(InFlight flight, const HttpResponse& response) 
   const Provider& provider = *flight.provider;
   if (demands.IsAwaited(flight.claim.schedule_id)) flight.claim.asked_for = true;
 
-  std::vector<std::string_view> sent = {flight.claim.refresh_token.view()};
-  if (!provider.client_secret.empty()) sent.push_back(provider.client_secret.view());
-  std::variant<TokenSet, FailedAnswer> answer = ReadTokenResponse(provider, response, sent, now);
+  std::variant<TokenSet, FailedAnswer> answer =
+      ReadTokenResponse(provider, response, SecretsOf(provider, flight.claim), now);
+  const FailedAnswer* failed = std::get_if<FailedAnswer>(&answer);
+  if (failed != nullptr && failed->client_refused && AskWithOtherSecret(flight)) return;
+  if (failed == nullptr && flight.second_secret && flight.provider == flight.lane->shared_provider())
+    flight.lane->PreferSecret(flight.previous_secret);
 
   const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
   TokenSet* tokens = std::get_if<TokenSet>(&answer);
@@ -204,6 +223,8 @@ std::optional<Micros> Refresher::Impl::NextTurnAt() const {
   if (HasWorkNow(at)) return at;
   std::optional<Micros> next = outbox.RetryAt();
   if (draining) return next;
+  for (const auto& [id, lane] : lanes)
+    if (!lane->backlog.empty() && lane->BudgetAt(at) > at) KeepEarlier(next, lane->BudgetAt(at));
 
   std::optional<Micros> next_claim;
   if (providers_version != store.ProvidersVersion()) next_claim = at;

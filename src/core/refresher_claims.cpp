@@ -253,15 +253,6 @@ void Refresher::Impl::Dispatch(Claim claim) {
   lane->backlog.push_back(std::move(claim));
 }
 
-void Refresher::Impl::Submit(const Lane& lane, Claim claim) {
-  HttpRequest request = BuildRefreshRequest(lane->provider(), claim.refresh_token, settings.http);
-  const uint64_t id = next_request_id++;
-  const bool probe = lane->StartRequest();
-  counters.requests++;
-  in_flight.emplace(id, InFlight{std::move(claim), lane, lane->shared_provider(), probe});
-  transport.Submit(id, std::move(request));
-}
-
 void Refresher::Impl::GiveBack(Claim claim, DemandResult result) {
   demands.Finish(claim.schedule_id, result);
   outbox.Add(ReleasedOutcome(std::move(claim), now));

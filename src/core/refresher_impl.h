@@ -1,5 +1,6 @@
 // The state of the refresh engine, and the steps of one turn. Private to refresher.cpp (the turn,
-// answers, saving, wake-ups) and refresher_claims.cpp (what to claim, and what becomes of a claim).
+// answers, saving, wake-ups), refresher_claims.cpp (what to claim, and what becomes of a claim) and
+// refresher_requests.cpp (what is asked).
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,8 @@ struct Refresher::Impl {
     Lane lane;
     std::shared_ptr<const Provider> provider;
     bool probe = false;
+    bool previous_secret = false;  // asked with previous_client_secret
+    bool second_secret = false;    // the other secret has been refused already
   };
 
   Impl(Store& store, HttpTransport& transport, const Clock& clock, uint64_t random_seed)
@@ -61,9 +64,15 @@ struct Refresher::Impl {
   void ClaimListed(const std::vector<ListedRow>& rows);
   void RefuseListed(const std::vector<ListedRow>& rows, const std::vector<RefusedClaim>& refused);
   void Dispatch(Claim claim);
-  void Submit(const Lane& lane, Claim claim);
   void GiveBack(Claim claim, DemandResult result);
   void GiveBackBacklog(ProviderLane& lane, DemandResult result);
+
+  // refresher_requests.cpp
+  void Submit(const Lane& lane, Claim claim);
+  static bool HasTwoSecrets(const Provider& provider);
+  RefreshInput InputOf(const Claim& claim, bool previous_secret) const;
+  // Takes the claim over when it returns true.
+  bool AskWithOtherSecret(InFlight& flight);
 
   Lane FindLane(int32_t provider_id) const;
   int FreePlaces() const;

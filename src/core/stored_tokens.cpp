@@ -14,9 +14,6 @@ namespace {
 
 constexpr size_t kMaxInput = size_t{1024} * 1024;
 constexpr size_t kMaxToken = size_t{64} * 1024;
-// Seconds since 1970 reach this in the year 5138, milliseconds did in 1973.
-constexpr double kSmallestMilliseconds = 1e11;
-constexpr double kLargestMilliseconds = 1e14;
 
 Error Wrong(std::string_view key, std::string_view what) {
   return {ErrorCode::kInvalidArgument, "token_response." + std::string(key) + " " + std::string(what), ""};
@@ -61,12 +58,9 @@ Result<Micros> TakeMoment(const SecretJson& value) {
     return *moment;
   }
   if (!value.is_number()) return Wrong("expires_at", "must be a time, not " + std::string(JsonTypeName(value)));
-  const double number = value.get<double>();
-  if (number <= 0 || number >= kLargestMilliseconds) {
-    return Wrong("expires_at", "must be seconds or milliseconds since 1970");
-  }
-  const double unit = static_cast<double>(number < kSmallestMilliseconds ? kSecond : kMillisecond);
-  return static_cast<Micros>(number * unit);
+  const std::optional<Micros> moment = ReadMoment(value);
+  if (!moment.has_value()) return Wrong("expires_at", "must be seconds or milliseconds since 1970");
+  return *moment;
 }
 
 Status TakeExpiry(const SecretJson& object, Micros now, TokenSet& tokens) {

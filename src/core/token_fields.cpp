@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/ascii.h"
+#include "core/iso_time.h"
 #include "core/utf8.h"
 
 namespace token_refresh {
@@ -12,26 +13,10 @@ namespace {
 
 constexpr size_t kMaxTokenType = 64;
 constexpr Micros kMaxSeconds = kMaxLifetime / kSecond;
+// Seconds since 1970 reach this in the year 5138, milliseconds did in 1973.
+constexpr double kSmallestMilliseconds = 1e11;
+constexpr double kLargestMilliseconds = 1e14;
 constexpr auto kMaxLifetimeSeconds = static_cast<double>(kMaxSeconds);
-
-std::optional<double> ReadNumber(const SecretJson& value) {
-  double number = 0;
-  if (value.is_number_unsigned()) {
-    number = static_cast<double>(*value.get_ptr<const uint64_t*>());
-  } else if (value.is_number_integer()) {
-    number = static_cast<double>(*value.get_ptr<const int64_t*>());
-  } else if (value.is_number_float()) {
-    number = *value.get_ptr<const double*>();
-  } else if (const std::optional<std::string_view> text = TextOf(value); text.has_value()) {
-    const std::string_view digits = TrimAsciiSpace(*text);
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
-    if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
-  } else {
-    return std::nullopt;
-  }
-  if (!std::isfinite(number)) return std::nullopt;
-  return number;
-}
 
 bool ExceedsMaxLifetime(const SecretJson& value) {
   const std::optional<double> seconds = ReadNumber(value);
@@ -80,6 +65,38 @@ void ReadTokenType(const SecretJson& answer, TokenSet& tokens) {
 }
 
 }  // namespace
+
+std::optional<double> ReadNumber(const SecretJson& value) {
+  double number = 0;
+  if (value.is_number_unsigned()) {
+    number = static_cast<double>(*value.get_ptr<const uint64_t*>());
+  } else if (value.is_number_integer()) {
+    number = static_cast<double>(*value.get_ptr<const int64_t*>());
+  } else if (value.is_number_float()) {
+    number = *value.get_ptr<const double*>();
+  } else if (const std::optional<std::string_view> text = TextOf(value); text.has_value()) {
+    const std::string_view digits = TrimAsciiSpace(*text);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+  } else {
+    return std::nullopt;
+  }
+  if (!std::isfinite(number)) return std::nullopt;
+  return number;
+}
+
+std::optional<Micros> ReadMoment(const SecretJson& value) {
+  if (const std::optional<std::string_view> text = TextOf(value); text.has_value()) {
+    const std::string trimmed(TrimAsciiSpace(*text));
+    std::optional<Micros> moment = ParseIsoTime(trimmed);
+    if (!moment.has_value()) moment = ParseIsoTime(trimmed + "Z");
+    if (moment.has_value()) return moment;
+  }
+  const std::optional<double> number = ReadNumber(value);
+  if (!number.has_value() || *number <= 0 || *number >= kLargestMilliseconds) return std::nullopt;
+  const double unit = static_cast<double>(*number < kSmallestMilliseconds ? kSecond : kMillisecond);
+  return static_cast<Micros>(*number * unit);
+}
 
 std::optional<Micros> ReadSeconds(const SecretJson& value) {
   const std::optional<double> seconds = ReadNumber(value);

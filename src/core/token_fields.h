@@ -13,6 +13,13 @@
 
 namespace token_refresh {
 
+// A finite number, as such or as text.
+std::optional<double> ReadNumber(const SecretJson& value);
+
+// An absolute time: ISO 8601 (without a zone: UTC), or seconds or milliseconds since 1970, as a number or as text,
+// told apart by magnitude. Nothing for all else.
+std::optional<Micros> ReadMoment(const SecretJson& value);
+
 // A lifetime in seconds, as a number or as text, cut to whole seconds. Nothing
 // when it is neither, not positive, or not finite. Beyond kMaxLifetime it is that.
 std::optional<Micros> ReadSeconds(const SecretJson& value);

@@ -1,13 +1,29 @@
-// Builds the HTTP request that refreshes an access token (RFC 6749 section 6). Called by the engine.
+// Builds the HTTP request that refreshes an access token (RFC 6749 section 6), as the provider wants it. Called
+// by the engine.
 #pragma once
+
+#include <string_view>
 
 #include "core/http.h"
 #include "core/provider.h"
 #include "core/provider_request.h"
-#include "core/secret.h"
+#include "core/result.h"
 
 namespace token_refresh {
 
-HttpRequest BuildRefreshRequest(const Provider& provider, const Secret& refresh_token, const HttpDefaults& defaults);
+// What the request is made of; all must live until it is built.
+struct RefreshInput {
+  std::string_view refresh_token;
+  std::string_view subject;  // of the credential
+  Micros now = 0;
+  std::string_view access_token = {};  // wanted with RefreshWith::kAccessToken only
+  std::string_view captured = {};      // a JSON object of texts, or empty
+  bool previous_secret = false;        // the client proves itself with previous_client_secret
+};
+
+// Errors: kInvalidArgument when the request needs a value that is not known, or one that cannot stand where it
+// is wanted; kInternal. The message holds no secret.
+Result<HttpRequest> BuildRefreshRequest(const Provider& provider, const RefreshInput& input,
+                                        const HttpDefaults& defaults);
 
 }  // namespace token_refresh

@@ -3,15 +3,15 @@
 #include <utility>
 
 #include "core/answer_body.h"
+#include "core/answer_dialect.h"
 #include "core/answer_failure.h"
+#include "core/captured_fields.h"
 #include "core/token_fields.h"
 
 namespace token_refresh {
 namespace {
 
 constexpr std::string_view kRefreshTokenKept = "; its refresh token is kept";
-
-bool IsSuccess(int status) { return status / 100 == 2; }
 
 bool IsRedirect(int status) { return status / 100 == 3; }
 
@@ -55,14 +55,35 @@ Secret ReadIdToken(const SecretJson& answer) {
   return value == nullptr ? Secret() : Secret(TextOf(*value).value_or(std::string_view()));
 }
 
-// Whatever tokens are there; an access token that has a defect is left out.
-TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, bool has_access_token) {
-  const SecretJson& answer = body.fields;
+TokenSet ReadObject(const Provider& provider, const SecretJson& answer, bool has_access_token) {
   TokenSet tokens;
   if (has_access_token) tokens.access_token = Secret(*TextOf(*FindMember(answer, "access_token")));
   if (!provider.options.keep_refresh_token) tokens.refresh_token = ReadRefreshToken(answer, tokens);
   tokens.id_token = ReadIdToken(answer);
   ReadTokenDetails(answer, tokens);
+  return tokens;
+}
+
+// The others in the same answer. A refresh of one of them need not bring the rest.
+void ReadSecondary(const Provider& provider, const SecretJson& document, TokenSet& tokens) {
+  for (const SecondaryTokenOption& option : provider.options.answer.secondary_tokens) {
+    const SecretJson* answer = ResolvePointer(document, option.pointer);
+    if (answer == nullptr || FindPresent(*answer, "access_token") == nullptr) continue;
+    if (const std::string_view defect = FindDefect(*answer); !defect.empty()) {
+      tokens.warnings.push_back("tokens of label " + option.label + ": " + std::string(defect) + "; ignored");
+      continue;
+    }
+    tokens.secondary.push_back({option.label, ReadObject(provider, *answer, true)});
+  }
+}
+
+// Whatever tokens are there; an access token that has a defect is left out.
+TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, bool has_access_token, Micros now) {
+  const SecretJson& answer = body.fields;
+  TokenSet tokens = ReadObject(provider, answer, has_access_token);
+  ReadOtherExpiry(provider.options.answer, answer, now, tokens);
+  tokens.captured = CaptureFields(provider.options.answer, body.document(), tokens.warnings);
+  ReadSecondary(provider, body.document(), tokens);
   if (SaysError(answer)) tokens.warnings.push_back("the answer holds an access token and an error; the token counts");
   if (body.kind == BodyKind::kDamaged) tokens.warnings.push_back("the answer is damaged JSON; what can be read counts");
   return tokens;
@@ -75,9 +96,22 @@ bool IsComplete(const Provider& provider, const AnswerBody& body, const TokenSet
   return provider.options.keep_refresh_token || !tokens.refresh_token.empty();
 }
 
+// invalid_client comes before anything else is looked at, whatever the status.
+bool RefusesClient(const AnswerBody& body) {
+  const SecretJson* error = FindMember(body.fields, "error");
+  return body.kind == BodyKind::kObject && error != nullptr && TextOf(*error) == "invalid_client";
+}
+
+// An answer that says itself that it is no success.
+FailedAnswer Refuse(Failure failure, const AnswerBody& body) {
+  FailedAnswer failed{std::move(failure), {}, {}, false};
+  failed.client_refused = failed.failure.failure == FailureClass::kClientConfig && RefusesClient(body);
+  return failed;
+}
+
 // failure has been judged; tokens are what was found beside it.
 FailedAnswer FailedSuccess(Failure failure, const AnswerBody& body, TokenSet tokens) {
-  FailedAnswer failed{std::move(failure), {}, {}, false};
+  FailedAnswer failed = Refuse(std::move(failure), body);
   // What says that it failed has replaced nothing, whatever it quotes.
   if (failed.failure.failure != FailureClass::kTransient || SaysError(body.fields)) return failed;
   failed.unread_success = tokens.refresh_token.empty();
@@ -98,13 +132,19 @@ std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider,
     std::string message = "HTTP " + std::to_string(response.status) + ": redirect refused";
     return FailedAnswer{{FailureClass::kTransient, std::move(message), {}}, {}, {}, false};
   }
-  const AnswerBody body = ReadAnswerBody(response.body.view());
-  if (!IsSuccess(response.status)) {
+  const AnswerDialect& dialect = provider.options.answer;
+  AnswerBody body = ReadAnswerBody(response.body.view());
+  ArrangeFields(dialect, body);
+  if (!IsSuccessStatus(dialect, response.status)) {
     constexpr std::string_view kComplaint = "not an answer that a token endpoint gives";
-    return FailedAnswer{ReadFailure(provider, response, body, kComplaint, sent, now), {}, {}, false};
+    return Refuse(ReadFailure(provider, response, body, kComplaint, sent, now), body);
+  }
+  if (!SaysSuccess(dialect, body)) {
+    constexpr std::string_view kComplaint = "the answer does not say that it is a success";
+    return Refuse(ReadFailure(provider, response, body, kComplaint, sent, now), body);
   }
   const std::string_view defect = FindDefect(body.fields);
-  TokenSet tokens = ReadTokens(provider, body, defect.empty());
+  TokenSet tokens = ReadTokens(provider, body, defect.empty(), now);
   if (IsComplete(provider, body, tokens)) return tokens;
   return FailedSuccess(ReadFailure(provider, response, body, defect, sent, now), body, std::move(tokens));
 }

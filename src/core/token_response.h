@@ -19,6 +19,8 @@
 
 namespace token_refresh {
 
+struct SecondaryTokens;
+
 struct TokenSet {
   Secret access_token;
   Secret refresh_token;  // empty: the answer held none, the stored one stays
@@ -28,7 +30,17 @@ struct TokenSet {
   std::optional<Micros> expires_in;          // relative to the answer; unset: unknown
   std::optional<Micros> refresh_expires_in;  // the refresh token's own deadline
   std::optional<Micros> refresh_in;          // the provider's hint when to refresh
+  // What captured_fields names and the answer holds: a JSON object of texts, to be stored in place of the former;
+  // empty: nothing, what is stored stays.
+  std::string captured;
+  // Each its own credential (secondary_tokens), to be stored with this one.
+  std::vector<SecondaryTokens> secondary;
   std::vector<std::string> warnings;         // odd things worth an audit event; no secret
+};
+
+struct SecondaryTokens {
+  std::string label;
+  TokenSet tokens;
 };
 
 // An answer that gives no access token, or the lack of an answer.
@@ -40,13 +52,15 @@ struct FailedAnswer {
   std::optional<Micros> refresh_expires_in;  // of refresh_token
   // A success, as its status says, that could not be read: the provider may have replaced the refresh token.
   bool unread_success = false;
+  // It says invalid_client (RFC 6749 section 5.2): nothing but the client's proof was looked at.
+  bool client_refused = false;
 };
 
 // An expiry beyond this is clamped to it (ten years).
 constexpr Micros kMaxLifetime = 3650 * kDay;
 
-// Any status of 2xx is a success. sent are the secrets of the request, scrubbed from whatever is
-// reported. now is for an HTTP-date in Retry-After.
+// Any status of 2xx is a success, unless success_statuses says otherwise. sent are the secrets of the request,
+// scrubbed from whatever is reported. now is for an HTTP-date in Retry-After, and for expiries that are times.
 std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
                                                        const std::vector<std::string_view>& sent, Micros now);
 

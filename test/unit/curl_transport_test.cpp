@@ -110,6 +110,60 @@ TEST_F(CurlTransportTest, SendsTheRequestAsGivenAndReturnsTheAnswer) {
   EXPECT_THAT(log.all()[0], Not(HasSubstr("Accept-Encoding")));
 }
 
+TEST_F(CurlTransportTest, TheQueryIsAddedForOneRequestOnly) {
+  RequestLog log;
+  LoopbackServer server(LogAndAnswer(log, OkAnswer("ok")));
+  for (const char* path : {"/token", "/token?x=1"}) {
+    for (const char* query : {"a=1&b=fake%2Ftoken", "", "a=2"}) {
+      HttpRequest request;
+      request.method = "GET";
+      request.url = server.Url(path);
+      request.query = Secret(query);
+      EXPECT_EQ(BodyOf(Exchange(*transport_, std::move(request))), "ok");
+    }
+  }
+  std::vector<std::string> lines;
+  for (const std::string& request : log.all()) lines.push_back(request.substr(0, request.find(" HTTP")));
+  EXPECT_THAT(lines, testing::ElementsAre("GET /token?a=1&b=fake%2Ftoken", "GET /token", "GET /token?a=2",
+                                          "GET /token?x=1&a=1&b=fake%2Ftoken", "GET /token?x=1", "GET /token?x=1&a=2"));
+  EXPECT_EQ(server.accepted(), 1);
+}
+
+TEST_F(CurlTransportTest, AQueryIsNotShownInAFailure) {
+  HttpRequest request;
+  request.method = "GET";
+  request.url = "http://127.0.0.1:1/token";
+  request.query = Secret("a=hush");
+  const HttpResponse response = Exchange(*transport_, std::move(request));
+  EXPECT_EQ(response.failure, TransportFailure::kNotSent);
+  EXPECT_THAT(response.failure_message, Not(HasSubstr("hush")));
+}
+
+// The name is no loopback name, but leads there: what DNS rebinding does.
+TEST_F(CurlTransportTest, AnotherNameDoesNotLeadToLoopback) {
+  LoopbackServer server(Always(OkAnswer("inside")));
+  const std::string port = server.Url("").substr(server.Url("").rfind(':'));
+  for (const char* host : {"sub.localhost", "[::ffff:127.0.0.1]"}) {
+    HttpRequest request = PostTo("http://" + std::string(host) + port + "/token");
+    request.allow_insecure_http = true;
+    const HttpResponse response = Exchange(*transport_, std::move(request));
+    EXPECT_EQ(response.failure, TransportFailure::kRefused) << host;
+    EXPECT_THAT(response.failure_message,
+                StartsWith("the host has an address that is not asked: a loopback address, behind another name ("));
+  }
+  EXPECT_EQ(server.accepted(), 0);
+  EXPECT_EQ(BodyOf(Exchange(*transport_, PostTo(server.Url()))), "inside");
+}
+
+TEST_F(CurlTransportTest, AddressesOfMetadataServicesAreNotAsked) {
+  for (const char* url : {"https://169.254.169.254/token", "https://[fe80::1]/token", "https://2852039166/",
+                          "https://[fd00:ec2::254]/", "https://0.0.0.0/", "https://[::]/", "https://224.0.0.1/"}) {
+    const HttpResponse response = Exchange(*transport_, PostTo(url));
+    EXPECT_EQ(response.failure, TransportFailure::kRefused) << url;
+    EXPECT_THAT(response.failure_message, StartsWith("the host has an address that is not asked: ")) << url;
+  }
+}
+
 TEST_F(CurlTransportTest, LargeBodyIsSentWholeAndWithoutAsking) {
   RequestLog log;
   LoopbackServer server(LogAndAnswer(log, OkAnswer("ok")));
@@ -520,6 +574,7 @@ TEST_F(CurlTransportTest, PlainHttpIsForLoopbackUnlessAllowed) {
   EXPECT_EQ(server.accepted(), 0);
   HttpRequest allowed = PostTo(url);
   allowed.allow_insecure_http = true;
+  allowed.allow_special_addresses = true;
   response = Exchange(*transport_, std::move(allowed));
   EXPECT_EQ(BodyOf(response), "ok");
   EXPECT_EQ(Exchange(*transport_, PostTo(url)).failure, TransportFailure::kRefused);

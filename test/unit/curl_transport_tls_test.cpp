@@ -71,6 +71,14 @@ class TlsServer {
     }
   }
 
+  // Asks clients for a certificate of this authority, and answers with the name on it.
+  void AskForCertificate(const Identity& authority) {
+    asks_ = true;
+    X509_STORE_add_cert(SSL_CTX_get_cert_store(context_.get()), authority.certificate.get());
+    SSL_CTX_set_verify(context_.get(), SSL_VERIFY_PEER, nullptr);
+    SSL_CTX_set_session_id_context(context_.get(), reinterpret_cast<const unsigned char*>("test"), 4);
+  }
+
   std::string Url(const char* host = "127.0.0.1") const {
     return "https://" + std::string(host) + ":" + std::to_string(server_.port()) + "/token";
   }
@@ -78,6 +86,14 @@ class TlsServer {
   int accepted() const { return server_.accepted(); }
 
  private:
+  static std::string PeerName(SSL* ssl) {
+    const std::unique_ptr<X509, Free> certificate(SSL_get1_peer_certificate(ssl));
+    if (certificate == nullptr) return "nobody";
+    char name[64] = "";
+    X509_NAME_get_text_by_NID(X509_get_subject_name(certificate.get()), NID_commonName, name, sizeof name);
+    return name;
+  }
+
   void Serve(Connection& connection) {
     const std::unique_ptr<SSL, Free> ssl(SSL_new(context_.get()));
     SSL_set_fd(ssl.get(), connection.fd());
@@ -89,7 +105,8 @@ class TlsServer {
       if (!unread.ends_with(kBody)) continue;
       unread.clear();
       ++requests_;
-      if (SSL_write(ssl.get(), answer_.data(), static_cast<int>(answer_.size())) <= 0) return;
+      const std::string answer = asks_ ? OkAnswer(PeerName(ssl.get())) : answer_;
+      if (SSL_write(ssl.get(), answer.data(), static_cast<int>(answer.size())) <= 0) return;
     }
   }
 
@@ -99,6 +116,7 @@ class TlsServer {
  private:
   const std::unique_ptr<SSL_CTX, Free> context_;
   const std::string answer_;
+  bool asks_ = false;
   std::atomic<int> requests_ = 0;
   LoopbackServer server_{[this](Connection& connection) { Serve(connection); }};
 };
@@ -119,6 +137,24 @@ class AuthorityFile {
   char path_[64] = "/tmp/token_refresh_test_ca_XXXXXX";
 };
 
+// A client's certificate and key, each in a file.
+class ClientFiles {
+ public:
+  explicit ClientFiles(const Identity& client) : certificate_(client) {
+    const int fd = mkstemp(key_path_);
+    FILE* file = fdopen(fd, "w");
+    PEM_write_PrivateKey(file, client.key.get(), nullptr, nullptr, 0, nullptr, nullptr);
+    fclose(file);
+  }
+  ~ClientFiles() { unlink(key_path_); }
+  std::string certificate() const { return certificate_.path(); }
+  std::string key() const { return key_path_; }
+
+ private:
+  AuthorityFile certificate_;
+  char key_path_[64] = "/tmp/token_refresh_test_key_XXXXXX";
+};
+
 class CurlTransportTlsTest : public testing::Test {
  protected:
   // The server's thread may write to a connection that the client has closed.
@@ -128,6 +164,17 @@ class CurlTransportTlsTest : public testing::Test {
     HttpRequest request = PostTo(url, TlsServer::kBody);
     request.ca_file = ca_file;
     return Exchange(*transport_, std::move(request));
+  }
+
+  std::string PeerSeen(const std::string& url, const ClientFiles* client) {
+    HttpRequest request = PostTo(url, TlsServer::kBody);
+    request.ca_file = trusted_.path();
+    if (client != nullptr) {
+      request.client_certificate = client->certificate();
+      request.client_key = client->key();
+    }
+    const HttpResponse response = Exchange(*transport_, std::move(request));
+    return response.failure == TransportFailure::kNone ? std::string(response.body.view()) : response.failure_message;
   }
 
   const Identity authority_ = MakeIdentity("Test Authority", nullptr, nullptr);
@@ -202,6 +249,44 @@ TEST_F(CurlTransportTlsTest, ProtocolsBeforeTls12AreRefused) {
 TEST_F(CurlTransportTlsTest, MissingAuthorityFileIsNotSentAnything) {
   TlsServer server(local_);
   EXPECT_EQ(Ask(server.Url(), "/nonexistent/ca.pem").failure, TransportFailure::kNotSent);
+  EXPECT_EQ(server.requests(), 0);
+}
+
+TEST_F(CurlTransportTlsTest, AConnectionBelongsToItsCertificate) {
+  TlsServer server(local_);
+  server.AskForCertificate(authority_);
+  const Identity one = MakeIdentity("client one", nullptr, &authority_);
+  const Identity two = MakeIdentity("client two", nullptr, &authority_);
+  const ClientFiles files_of_one(one), files_of_two(two);
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(PeerSeen(server.Url(), &files_of_one), "client one");
+    EXPECT_EQ(PeerSeen(server.Url(), &files_of_two), "client two");
+    EXPECT_EQ(PeerSeen(server.Url(), nullptr), "nobody");
+  }
+  // Each has a connection of its own, which is kept.
+  EXPECT_EQ(server.accepted(), 3);
+}
+
+TEST_F(CurlTransportTlsTest, ACertificateThatCannotBeReadIsNotSentAnything) {
+  TlsServer server(local_);
+  server.AskForCertificate(authority_);
+  HttpRequest request = PostTo(server.Url(), TlsServer::kBody);
+  request.ca_file = trusted_.path();
+  request.client_certificate = "/nonexistent/client.pem";
+  EXPECT_EQ(Exchange(*transport_, std::move(request)).failure, TransportFailure::kNotSent);
+  EXPECT_EQ(server.requests(), 0);
+}
+
+TEST_F(CurlTransportTlsTest, AKeyOfAnotherCertificateIsNotSentAnything) {
+  TlsServer server(local_);
+  server.AskForCertificate(authority_);
+  const ClientFiles one(MakeIdentity("client one", nullptr, &authority_));
+  const ClientFiles two(MakeIdentity("client two", nullptr, &authority_));
+  HttpRequest request = PostTo(server.Url(), TlsServer::kBody);
+  request.ca_file = trusted_.path();
+  request.client_certificate = one.certificate();
+  request.client_key = two.key();
+  EXPECT_EQ(Exchange(*transport_, std::move(request)).failure, TransportFailure::kNotSent);
   EXPECT_EQ(server.requests(), 0);
 }
 

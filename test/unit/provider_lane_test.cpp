@@ -23,12 +23,12 @@ ProviderLane FailingLane() {
 TEST(ProviderLaneTest, CountsPlaces) {
   ProviderLane lane(MakeProvider());
   EXPECT_EQ(lane.Places(kNow, 2), 2);
-  EXPECT_FALSE(lane.StartRequest());
+  EXPECT_FALSE(lane.StartRequest(kNow));
   EXPECT_EQ(lane.Places(kNow, 2), 1);
   lane.backlog.emplace_back();
   EXPECT_EQ(lane.Places(kNow, 2), 0);
   EXPECT_EQ(lane.Room(kNow, 2), 1);
-  lane.StartRequest();
+  lane.StartRequest(kNow);
   EXPECT_EQ(lane.Places(kNow, 1), 0);
   lane.EndRequest(false);
   EXPECT_EQ(lane.in_flight(), 1);
@@ -55,7 +55,7 @@ TEST(ProviderLaneTest, AFailingProviderIsProbedByOneRequest) {
   EXPECT_EQ(lane.Places(kNow, 10), 0);
   EXPECT_EQ(lane.OpensAt(kNow), kNow + kSecond);
   EXPECT_EQ(lane.Places(kNow + kSecond, 10), 1);
-  EXPECT_TRUE(lane.StartRequest());
+  EXPECT_TRUE(lane.StartRequest(kNow));
   EXPECT_EQ(lane.GateAt(kNow + kSecond), LaneGate::kFailing);
   EXPECT_EQ(lane.OpensAt(kNow + kSecond), std::nullopt);
   lane.EndRequest(true);
@@ -65,7 +65,7 @@ TEST(ProviderLaneTest, AFailingProviderIsProbedByOneRequest) {
 
 TEST(ProviderLaneTest, StragglersDoNotDelayTheProbe) {
   ProviderLane lane(MakeProvider());
-  for (int i = 0; i < 100; i++) EXPECT_FALSE(lane.StartRequest());
+  for (int i = 0; i < 100; i++) EXPECT_FALSE(lane.StartRequest(kNow));
   for (int i = 0; i < 50; i++) {
     lane.EndRequest(false);
     lane.RecordSign(ProviderSign::kFailing, false, kNow, 0);
@@ -77,7 +77,7 @@ TEST(ProviderLaneTest, StragglersDoNotDelayTheProbe) {
 
 TEST(ProviderLaneTest, AFailedProbeMakesTheNextOneLater) {
   ProviderLane lane = FailingLane();
-  lane.StartRequest();
+  lane.StartRequest(kNow);
   lane.EndRequest(true);
   lane.RecordSign(ProviderSign::kFailing, true, kNow + kSecond, 0);
   EXPECT_EQ(lane.OpensAt(kNow + kSecond), kNow + 3 * kSecond);
@@ -86,7 +86,7 @@ TEST(ProviderLaneTest, AFailedProbeMakesTheNextOneLater) {
 TEST(ProviderLaneTest, AChangedRegistrationStartsAfresh) {
   ProviderLane lane = FailingLane();
   lane.BlockUntil(kNow + kMinute);
-  lane.StartRequest();
+  lane.StartRequest(kNow);
   auto same = MakeProvider();
   same->options.timing.refresh_margin = kMinute;
   lane.SetProvider(same);

@@ -6,6 +6,7 @@
 
 #include "core/encoding.h"
 #include "core/form_params.h"
+#include "core/uuid.h"
 
 namespace token_refresh {
 namespace {
@@ -20,7 +21,20 @@ Provider SomeProvider(ClientAuthMethod method) {
   return provider;
 }
 
-HttpRequest Build(const Provider& provider) { return BuildRefreshRequest(provider, Secret("fake/refresh"), {}); }
+constexpr Micros kNow = 1'700'000'000'123 * kMillisecond;
+
+HttpRequest Build(const Provider& provider, const HttpDefaults& defaults = {}) {
+  RefreshInput input;
+  input.refresh_token = "fake/refresh";
+  input.subject = "user-7";
+  input.now = kNow;
+  Result<HttpRequest> request = BuildRefreshRequest(provider, input, defaults);
+  if (!request) {
+    ADD_FAILURE() << request.error().message;
+    return {};
+  }
+  return *std::move(request);
+}
 
 // The value of the header, "(none)" without one, "(several)" with more than one.
 std::string HeaderOf(const HttpRequest& request, std::string_view name) {
@@ -108,7 +122,7 @@ TEST(TokenRequestTest, RequestHeadersAddAndReplaceInAnyCase) {
 TEST(TokenRequestTest, TheProvidersLimitsComeBeforeTheDefaults) {
   HttpDefaults defaults{7 * kSecond, 70 * kSecond, "/etc/default.pem", false};
   Provider provider = SomeProvider(ClientAuthMethod::kNone);
-  const HttpRequest plain = BuildRefreshRequest(provider, Secret("r"), defaults);
+  const HttpRequest plain = Build(provider, defaults);
   EXPECT_EQ(plain.connect_timeout, 7 * kSecond);
   EXPECT_EQ(plain.timeout, 70 * kSecond);
   EXPECT_EQ(plain.ca_file, "/etc/default.pem");
@@ -116,7 +130,7 @@ TEST(TokenRequestTest, TheProvidersLimitsComeBeforeTheDefaults) {
   provider.options.connect_timeout = kSecond;
   provider.options.timeout = 2 * kSecond;
   provider.options.ca_file = "/etc/own.pem";
-  const HttpRequest own = BuildRefreshRequest(provider, Secret("r"), defaults);
+  const HttpRequest own = Build(provider, defaults);
   EXPECT_EQ(own.connect_timeout, kSecond);
   EXPECT_EQ(own.timeout, 2 * kSecond);
   EXPECT_EQ(own.ca_file, "/etc/own.pem");
@@ -129,9 +143,88 @@ TEST(TokenRequestTest, PlainHttpNeedsProviderAndAdministrator) {
       provider.options.allow_insecure_http = by_option;
       HttpDefaults defaults;
       defaults.allow_insecure_http = by_setting;
-      EXPECT_EQ(BuildRefreshRequest(provider, Secret("r"), defaults).allow_insecure_http, by_option && by_setting);
+      EXPECT_EQ(Build(provider, defaults).allow_insecure_http, by_option && by_setting);
     }
   }
+}
+
+TEST(TokenRequestTest, AsksWithAnyGrantTypeAndSeparatesScopes) {
+  Provider provider = SomeProvider(ClientAuthMethod::kClientSecretBasic);
+  provider.options.request.grant_type = "refresh";
+  provider.options.scope = " read  write ";
+  provider.options.request.scope_separator = ",";
+  EXPECT_EQ(Body(Build(provider)), "grant_type=refresh&refresh_token=fake%2Frefresh&scope=read%2Cwrite");
+}
+
+TEST(TokenRequestTest, SendsJson) {
+  Provider provider = SomeProvider(ClientAuthMethod::kClientSecretPost);
+  provider.client_secret = Secret("a\"b\\c\n\xC3\xBC");
+  provider.options.request.format = RequestFormat::kJson;
+  const HttpRequest request = Build(provider);
+  EXPECT_EQ(request.method, "POST");
+  EXPECT_EQ(Body(request), R"({"grant_type":"refresh_token","refresh_token":"fake/refresh","client_id":"the client",)"
+                           R"("client_secret":"a\u0022b\u005cc\u000a)"
+                           "\xC3\xBC\"}");
+  EXPECT_EQ(HeaderOf(request, "Content-Type"), "application/json");
+  EXPECT_TRUE(request.query.empty());
+}
+
+TEST(TokenRequestTest, PutsTheParametersIntoTheQuery) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.options.request.format = RequestFormat::kQuery;
+  const HttpRequest post = Build(provider);
+  EXPECT_EQ(post.method, "POST");
+  EXPECT_EQ(post.url, "https://as.example.com/token");
+  EXPECT_EQ(post.query.view(), "grant_type=refresh_token&refresh_token=fake%2Frefresh&client_id=the+client");
+  EXPECT_TRUE(post.body.empty());
+  EXPECT_EQ(HeaderOf(post, "Content-Type"), "(none)");
+  provider.options.request.method = RequestMethod::kGet;
+  EXPECT_EQ(Build(provider).method, "GET");
+}
+
+TEST(TokenRequestTest, RenamesStandardParametersOnly) {
+  Provider provider = SomeProvider(ClientAuthMethod::kClientSecretPost);
+  provider.options.request.param_names = {{"client_id", "client_key"}, {"absent", "x"}};
+  provider.options.request_params = {{"client_id", "own"}, {"client_key", "key"}};
+  EXPECT_EQ(Body(Build(provider)),
+            "grant_type=refresh_token&refresh_token=fake%2Frefresh&client_key=key&client_secret=fake%3Asecret%2B%25&"
+            "client_id=own");
+}
+
+TEST(TokenRequestTest, GeneratesValues) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.options.request_params = {{"grant_type", std::nullopt},
+                                     {"refresh_token", std::nullopt},
+                                     {"a", "${now}.${now_ms}"},
+                                     {"b", "${client_id}/${subject}"},
+                                     {"c", "${uuid}"},
+                                     {"d", "$${now}"}};
+  provider.options.request_headers = {{"X-Id", "${uuid}"}};
+  const HttpRequest request = Build(provider);
+  const std::string uuid = HeaderOf(request, "X-Id");
+  EXPECT_TRUE(ParseUuid(uuid).has_value()) << uuid;
+  EXPECT_EQ(uuid[14], '4');
+  EXPECT_NE(std::string("89ab").find(uuid[19]), std::string::npos) << uuid;
+  EXPECT_EQ(Body(request),
+            "client_id=the+client&a=1700000000.1700000000123&b=the+client%2Fuser-7&c=" + uuid + "&d=%24%7Bnow%7D");
+  EXPECT_NE(HeaderOf(Build(provider), "X-Id"), uuid);
+}
+
+TEST(TokenRequestTest, AMissingValueIsNamedAndNothingIsSent) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.options.request_params = {{"a", "x${subject||account}"}};
+  const Result<HttpRequest> request = BuildRefreshRequest(provider, {"fake-refresh", "", kNow}, {});
+  ASSERT_FALSE(request.ok());
+  EXPECT_EQ(request.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(request.error().message, "there is no value for ${subject||account}");
+}
+
+TEST(TokenRequestTest, AValueCannotBreakOutOfAHeader) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.options.request_headers = {{"X-User", "${subject}"}};
+  const Result<HttpRequest> request = BuildRefreshRequest(provider, {"fake-refresh", "a\r\nEvil: yes", kNow}, {});
+  ASSERT_FALSE(request.ok());
+  EXPECT_EQ(request.error().message, "the value of header X-User holds control characters");
 }
 
 std::string Encoded(std::string_view value) {
