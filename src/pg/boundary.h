@@ -28,7 +28,7 @@ namespace token_refresh {
 struct PlainError {
   int sqlstate;
   char message[512];
-  char hint[512];
+  char hint[2048];  // may list all options of a provider
 };
 
 void FillPlainError(PlainError& plain, const Error& error) noexcept;
