@@ -10,7 +10,8 @@
 #  6. a session that is ended is no good from then on; all of a user, too                'log out', 'log out everywhere'
 #  7. the audit has login, logout and logout_all, with a hash of the address, not the address;
 #     of ICN and JWT id there are eight characters                                       in each, and 'the audit as a whole'
-#  8. what fails leaves neither user nor session, and says so                            'refused'
+#  8. the application's calls are those of the README                                    'the calls of the README'
+#  9. what fails leaves neither user nor session, and says so                            'refused'
 use strict;
 use warnings;
 
@@ -247,6 +248,40 @@ subtest 'JWTs that are none of ours' => sub {
     }
 };
 
+# The indented lines of the README, with values for what begins with a dollar sign.
+subtest 'the calls of the README' => sub {
+    my @calls = $example->{readme} =~ /^    (SELECT .*);$/mg;
+    is(scalar @calls, 7, 'seven');
+    $server->control(claims => { icn => 'heidi' });
+    my %value = ('1' => $redirect, device_info => json(\%device), va_tokens => json({ access_token => 'made-up', expires_in => 3600 }), va_claims => json({ icn => 'heidi' }));
+    for my $call (@calls)
+    {
+        (my $sql = $call) =~ s/\$(\w+)/literal($value{$1})/ge;
+        my $answer = $example->owner_query($sql);
+        isnt($answer, '', $call);
+        if ($call =~ /begin_authorization/)
+        {
+            my ($url) = split /\|/, $answer;
+            my ($query) = HTTP::Tiny->new(max_redirect => 0)->get($url)->{headers}{location} =~ /\?(.*)/;
+            %value = (%value, map { my ($name, $text) = split /=/; $text =~ s/%(..)/chr hex $1/ge; ($name => $text) } split /&/, $query);
+        }
+        @value{qw(user_id jwt)} = split /\|/, $answer if $call =~ /create_session_from_va_auth/;
+        # It has been used to log out.
+        $value{jwt} = (sign_in('heidi'))[1] if $call =~ /log_out\(/;
+    }
+};
+
+subtest 'a grant that is withdrawn' => sub {
+    my ($user) = sign_in('ivan');
+    $server->control(refuse => 'invalid_grant');
+    is($example->query("SELECT success FROM token_refresh.refresh_credential('va', '$user')"), 'f', 'VA refuses to refresh');
+    $server->control();
+    like(audit($user, 'token_refresh_failed'), qr/^\{"error": ".*invalid_grant.*"\}\|$/, 'the audit has that, and why');
+    is(app("SELECT token_refresh.get_access_token('va', '$user') IS NULL FROM token_refresh.credential WHERE subject = '$user' AND status = 'needs_reauth'"), 'f', 'the token is handed out while it lives');
+    sign_in('ivan');
+    is(app("SELECT status FROM token_refresh.credential WHERE subject = '$user'"), 'connected', 'and signing in is all that it takes');
+};
+
 subtest 'refused' => sub {
     my $count = 'SELECT (SELECT count(*) FROM vetassist_users), (SELECT count(*) FROM vetassist_sessions)';
     my $refusals = "SELECT count(*) FROM vetassist_auth_audit WHERE event_type = 'login_failed'";
@@ -285,7 +320,7 @@ subtest 'the audit as a whole' => sub {
     like($shown, qr/sessions that live.*1012740024V936776 \|\s+2 \|/s, 'monitoring shows sessions');
     like($shown, qr/login +\|.*login_failed +\|.*logout +\|.*logout_all +\|.*token_refresh +\|/s, 'counts what happened');
     like($shown, qr/state_used: .*provider_unavailable: /s, 'and says why sign-ins were refused');
-    is(app("SELECT string_agg(DISTINCT event_type, ' ' ORDER BY event_type) FROM vetassist_auth_audit"), 'login login_failed logout logout_all token_refresh', 'these event types, and no others');
+    is(app("SELECT string_agg(DISTINCT event_type, ' ' ORDER BY event_type) FROM vetassist_auth_audit"), 'login login_failed logout logout_all token_refresh token_refresh_failed', 'these event types, and no others');
     is(app("SELECT count(*) FROM vetassist_auth_audit WHERE event_type <> 'login_failed' AND user_id IS NULL"), '0', 'each has its user, but what was refused');
     is(app("SELECT count(*) FROM vetassist_auth_audit WHERE ip_hash !~ '^[0-9a-f]{64}\$'"), '0', 'hashes are 64 hexadecimal digits, as they were');
     sign_in('gus', device => { ip => "192.0.2.$_" }) for 1 .. 4;

@@ -28,7 +28,7 @@ sub status_of_error
     return $1 if $state =~ /^PT(\d{3})$/;
     return $authenticated ? 403 : 401 if $state eq '42501';
     return 405 if $state eq '25006';
-    return { '28' => 403, '08' => 503, '55' => 500 }->{ substr($state, 0, 2) } // 400;
+    return { '28' => 403, '08' => 503 }->{ substr($state, 0, 2) } // 400;
 }
 
 # Returns { status, body, headers }. %with: headers (names as they are put into the setting), cookies, role (that which
@@ -205,6 +205,12 @@ subtest 'keys that change' => sub {
     $example->query(q{SELECT token_refresh.create_signing_key(kid => 'next')});
     my $new = sign_in('erin');
     is(request(GET => '/rpc/me', $me, bearer($_))->{status}, 200, 'both are good') for $old, $new;
+    my ($notify) = $example->{readme} =~ /^    (NOTIFY .*;)$/m;
+    my $listener = $node->background_psql($example->{database}, on_error_stop => 0, extra_params => [ '-U', 'authenticator' ]);
+    $listener->query_safe('LISTEN pgrst');
+    $example->query($notify);
+    like($listener->query_safe('SELECT 1'), qr/Asynchronous notification "pgrst" with payload "reload config"/, 'PostgREST is told to read its configuration again');
+    $listener->quit;
     is($example->owner_query(q{BEGIN; SELECT api.pre_config() \gset
 SELECT jsonb_array_length(current_setting('pgrst.jwt_secret')::jsonb -> 'keys')}), '2', 'the configuration, when it is read again, has both');
 };
