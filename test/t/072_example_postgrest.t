@@ -7,6 +7,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../support";
 use ExampleTest;
+use IPC::Run ();
 use JSON::PP ();
 use MIME::Base64 qw(decode_base64url);
 use PostgreSQL::Test::Utils;
@@ -198,6 +199,33 @@ subtest 'signing out' => sub {
     is($ask->($_), 401, 'all are over') for $there, $third;
     is($ask->($other), 200, 'that of another is not');
     is($example->query(q{SELECT string_agg(event, ' ' ORDER BY occurred_at) FROM token_refresh.audit_event WHERE event LIKE 'logout%'}), 'logout logout_all', 'it is in the audit');
+};
+
+# As PostgREST does: the key by its kid, and the algorithm that belongs to it.
+my $verify = <<'END';
+import { createPublicKey, verify } from 'node:crypto';
+import { readFileSync } from 'node:fs';
+const [jwks, token] = readFileSync(0, 'utf8').split('\n');
+const [head, body, signature] = token.split('.');
+const { kid } = JSON.parse(Buffer.from(head, 'base64url'));
+const jwk = JSON.parse(jwks).keys.find((key) => key.kid === kid);
+const key = { key: createPublicKey({ key: jwk, format: 'jwk' }), dsaEncoding: 'ieee-p1363' };
+console.log(jwk.alg, verify('sha256', Buffer.from(`${head}.${body}`), key, Buffer.from(signature, 'base64url')));
+END
+
+subtest 'the signature, verified by others' => sub {
+    plan(skip_all => 'node is missing') if system('node --version >/dev/null 2>&1') != 0;
+    my $keys = $example->owner_query(q{BEGIN; SELECT api.pre_config() \gset
+SELECT current_setting('pgrst.jwt_secret')});
+    my $jwt = sign_in('frank');
+    my %answer = ($jwt => 'ES256 true', $jwt =~ s/(.)(.{20})$/($1 eq 'A' ? 'B' : 'A') . $2/er => 'ES256 false');
+    for my $token (sort { $answer{$b} cmp $answer{$a} } keys %answer)
+    {
+        my ($output, $errors) = ('', '');
+        my $input = "$keys\n$token";
+        IPC::Run::run([ 'node', '--input-type=module', '-e', $verify ], '<', \$input, '>', \$output, '2>', \$errors, IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+        is($output, "$answer{$token}\n", "the key of db-pre-config: $answer{$token}") or diag($errors);
+    }
 };
 
 subtest 'keys that change' => sub {
