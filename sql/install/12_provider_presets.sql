@@ -205,7 +205,7 @@ FROM (VALUES
    '{"token_endpoint": "https://${host}/oauth/token", "authorization_endpoint": "https://${host}/oauth/authorize",
     "token_endpoint_auth_method": "client_secret_post", "request_format": "json", "default_expires_in": "2 hours",
     "variables": {"host": "api.gusto.com"}, "allowed_hosts": ["api.gusto.com", "api.gusto-demo.com"]}',
-   true, 'https://docs.gusto.com/embedded-payroll/docs/company-access-tokens', '2026-11-21', true),
+   true, 'https://docs.gusto.com/embedded-payroll/docs/company-access-tokens', '2026-11-21', false),
   ('hubspot', 'HubSpot',
    '{"token_endpoint": "https://api.hubapi.com/oauth/v1/token",
     "authorization_endpoint": "https://app.hubspot.com/oauth/authorize",
@@ -586,4 +586,4 @@ FROM (VALUES
 COMMENT ON VIEW provider_preset IS 'the built-in catalogue: options that create_provider uses for a provider of that name, and their source';
 COMMENT ON COLUMN provider_preset.refreshable IS 'false: its tokens do not expire, or cannot be renewed without a new sign-in';
 COMMENT ON COLUMN provider_preset.looked_up IS 'when the provider''s documentation was consulted';
-COMMENT ON COLUMN provider_preset.verified IS 'true: where and how tokens are asked for was seen in the provider''s own documentation or source; false: compare with the source first';
+COMMENT ON COLUMN provider_preset.verified IS 'true: the token endpoint was seen in the provider''s own documentation or source; false: known from elsewhere, compare with the source first';
