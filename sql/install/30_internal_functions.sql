@@ -69,9 +69,18 @@ BEGIN
                       HINT = 'The presets are: ' || (SELECT string_agg(p.name, ', ' ORDER BY p.name) FROM @extschema@.provider_preset p) || '.';
         END IF;
     END IF;
+    -- Of variables those that are given come on top of those of the preset.
+    IF jsonb_typeof(options -> 'variables') = 'object' AND base ? 'variables' THEN
+        base := jsonb_set(base, '{variables}', (base -> 'variables') || (options -> 'variables'));
+        RETURN base || (options - ARRAY['preset', 'variables']);
+    END IF;
     RETURN base || (options - 'preset');
 END $$;
 COMMENT ON FUNCTION _merge_preset(jsonb) IS 'internal: the preset''s options overridden by those given';
+
+CREATE FUNCTION _check_client_secret(options jsonb, client_secret text) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_check_client_secret';
+COMMENT ON FUNCTION _check_client_secret(jsonb, text) IS 'internal: refuses a secret that does not do for the options, such as a key that cannot be read';
 
 CREATE FUNCTION _require(argument text, is_null boolean) RETURNS void
     LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -31,6 +31,7 @@ BEGIN
         effective := @extschema@._merge_preset(chosen);
     END IF;
     effective := @extschema@._canonical_options(name, client_id, client_secret IS NOT NULL, effective);
+    PERFORM @extschema@._check_client_secret(effective, client_secret);
     INSERT INTO @extschema@.provider AS p (name, client_id, options, effective_options)
         VALUES (name, client_id, chosen, effective)
         ON CONFLICT ON CONSTRAINT provider_name_key DO NOTHING RETURNING p.id INTO new_id;
@@ -79,6 +80,7 @@ BEGIN
     changed := old.options || (options - ARRAY['client_id', 'client_secret']);
     SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') INTO changed FROM jsonb_each(changed) e WHERE e.value <> 'null';
     effective := @extschema@._canonical_options(name, new_client_id, has_secret, @extschema@._merge_preset(changed));
+    PERFORM @extschema@._check_client_secret(effective, options ->> 'client_secret');
     UPDATE @extschema@.provider p
         SET client_id = new_client_id, options = changed, effective_options = effective, updated_at = now()
         WHERE p.id = old.id;

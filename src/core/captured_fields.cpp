@@ -8,8 +8,9 @@
 namespace token_refresh {
 namespace {
 
+// In ASCII, which a database in any encoding takes.
 std::string Dump(const SecretJson& value) {
-  const SecretString text = value.dump(-1, ' ', false, SecretJson::error_handler_t::replace);
+  const SecretString text = value.dump(-1, ' ', true, SecretJson::error_handler_t::replace);
   return std::string(text);
 }
 

@@ -6,6 +6,7 @@
 
 #include "core/captured_fields.h"
 #include "core/refresh_policy.h"
+#include "core/renewal_token.h"
 
 namespace token_refresh {
 namespace {
@@ -106,6 +107,7 @@ Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& cont
   outcome.due_at = DueAt(timing, context.refresh_margin, times, context.jitter);
   if (outcome.due_at) outcome.due_at = std::max(*outcome.due_at, now + kMinimumRefreshGap);
   if (!tokens.captured.empty()) tokens.captured = MergeCaptured(outcome.claim.captured, tokens.captured);
+  SetRenewalToken(context.provider.options.request.refresh_with, tokens);
   outcome.tokens = std::move(tokens);
   return outcome;
 }

@@ -38,8 +38,7 @@ ProviderSign SignOf(const Outcome& outcome) {
 // What an answer may echo.
 std::vector<std::string_view> SecretsOf(const Provider& provider, const Claim& claim) {
   std::vector<std::string_view> secrets;
-  for (const Secret* secret : {&claim.refresh_token, &claim.access_token, &provider.client_secret,
-                               &provider.previous_client_secret}) {
+  for (const Secret* secret : {&claim.refresh_token, &provider.client_secret, &provider.previous_client_secret}) {
     if (!secret->empty()) secrets.push_back(secret->view());
   }
   // Of a secret with a key behind it only the secret is sent.

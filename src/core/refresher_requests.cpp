@@ -30,7 +30,6 @@ bool Refresher::Impl::HasTwoSecrets(const Provider& provider) {
 RefreshInput Refresher::Impl::InputOf(const Claim& claim, bool previous_secret) const {
   RefreshInput input;
   input.refresh_token = claim.refresh_token.view();
-  input.access_token = claim.access_token.view();
   input.subject = claim.subject;
   input.captured = claim.captured;
   input.now = now;

@@ -9,6 +9,7 @@
 #include "core/failure.h"
 #include "core/id_token.h"
 #include "core/provider_answer.h"
+#include "core/renewal_token.h"
 #include "core/sign_in_impl.h"
 #include "core/userinfo.h"
 
@@ -144,6 +145,8 @@ void SignIns::Impl::TakeUserinfo(uint64_t number, const HttpResponse& response) 
 // ---- the end
 
 void SignIns::Impl::Accept(uint64_t number, std::string claims) {
+  Flow& flow = *FindFlow(number);
+  SetRenewalToken(flow.request.provider->options.request.refresh_with, flow.tokens);
   SignInResult result = TakeResult(number);
   result.accepted = true;
   result.claims = std::move(claims);

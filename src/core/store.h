@@ -51,8 +51,7 @@ struct Claim {
   std::string row_key;
   std::string subject, label;
   std::string stored_refresh_token;  // as it stands in the row (ciphertext): the compare-and-set value
-  Secret refresh_token;              // to be sent; may be empty when the provider wants none (RefreshWith)
-  Secret access_token;               // filled only when the provider wants it: RefreshWith::kAccessToken
+  Secret refresh_token;              // to be sent; or what stands in its place (renewal_token.h)
   std::string captured;              // what earlier answers gave (captured_fields): a JSON object of texts, or empty
   Secret replaced_refresh_token;     // the one that stands in the row, opened; empty: that is refresh_token
   int64_t generation = 0;

@@ -103,7 +103,7 @@ Status TakeRefreshTimes(const SecretJson& object, TokenSet& tokens) {
 
 }  // namespace
 
-Result<TokenSet> ParseStoredTokens(std::string_view json, Micros now) {
+Result<TokenSet> ParseStoredTokens(std::string_view json, Micros now, bool access_token_needed) {
   if (json.size() > kMaxInput) {
     return Error{ErrorCode::kInvalidArgument, "token_response must be at most 1 MiB long", ""};
   }
@@ -117,7 +117,7 @@ Result<TokenSet> ParseStoredTokens(std::string_view json, Micros now) {
   TokenSet tokens;
   Result<Secret> access_token = TakeToken(*object, "access_token");
   if (!access_token) return access_token.error();
-  if (access_token->empty()) return Wrong("access_token", "must be a non-empty text");
+  if (access_token->empty() && access_token_needed) return Wrong("access_token", "must be a non-empty text");
   tokens.access_token = *std::move(access_token);
   Result<Secret> refresh_token = TakeToken(*object, "refresh_token");
   if (!refresh_token) return refresh_token.error();
@@ -127,6 +127,7 @@ Result<TokenSet> ParseStoredTokens(std::string_view json, Micros now) {
        {TakeTexts(*object, tokens), TakeExpiry(*object, now, tokens), TakeRefreshTimes(*object, tokens)}) {
     if (!status) return status.error();
   }
+  if (tokens.access_token.empty()) tokens.expires_in = 0;
   return tokens;
 }
 

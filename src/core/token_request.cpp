@@ -18,7 +18,7 @@ constexpr std::string_view kRefreshTokenType = "urn:ietf:params:oauth:token-type
 Status AddToken(const RequestDialect& dialect, const RefreshInput& input, FormParams& params) {
   if (dialect.refresh_with == RefreshWith::kNothing) return Ok();
   const bool by_access_token = dialect.refresh_with == RefreshWith::kAccessToken;
-  const std::string_view token = by_access_token ? input.access_token : input.refresh_token;
+  const std::string_view token = input.refresh_token;
   if (token.empty()) {
     return Error{ErrorCode::kInvalidArgument,
                  by_access_token ? "there is no access token to present" : "there is no refresh token to present", ""};

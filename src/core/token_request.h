@@ -13,10 +13,9 @@ namespace token_refresh {
 
 // What the request is made of; all must live until it is built.
 struct RefreshInput {
-  std::string_view refresh_token;
+  std::string_view refresh_token;  // or what stands in its place (renewal_token.h)
   std::string_view subject;  // of the credential
   Micros now = 0;
-  std::string_view access_token = {};  // wanted with RefreshWith::kAccessToken only
   std::string_view captured = {};      // a JSON object of texts, or empty
   bool previous_secret = false;        // the client proves itself with previous_client_secret
 };

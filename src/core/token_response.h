@@ -68,8 +68,8 @@ std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider,
 // a token endpoint gave it, optionally with expires_at (ISO 8601 text with zone, or epoch
 // seconds or milliseconds as a number, told apart by magnitude) instead of expires_in.
 // Strict where the caller can be told: errors name the key.
-// expires_in is then relative to now.
-Result<TokenSet> ParseStoredTokens(std::string_view json, Micros now);
+// expires_in is then relative to now. access_token_needed false: without one the token has expired.
+Result<TokenSet> ParseStoredTokens(std::string_view json, Micros now, bool access_token_needed = true);
 
 // Retry-After: seconds or an HTTP-date (RFC 9110 section 10.2.3), as a delay from now,
 // clamped to [0, 1 day]; nothing when it is neither.

@@ -13,6 +13,8 @@ namespace token_refresh {
 
 namespace {
 
+constexpr const char* kRefresherActor = "refresher";
+
 Statement take_authorization = {
     "SELECT t.result, t.provider, t.redirect_uri, t.code_verifier, t.state_hash, t.sends_verifier, t.wants_id_token,"
     " t.has_subject, t.max_age FROM token_refresh._take_authorization($1, nullif($2, ''), nullif($3, '')) t",
@@ -93,7 +95,7 @@ void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_p
   MemoryContextSwitchTo(previous);
 }
 
-void FinishAccepted(int64_t id, std::string_view claims, SealForRow seal, void* source) {
+void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& given) {
   CommitToDisk();
   bool is_null;
   Datum claims_datum = claims.empty() ? 0 : JsonDatum(claims);
@@ -103,7 +105,9 @@ void FinishAccepted(int64_t id, std::string_view claims, SealForRow seal, void* 
   const CredentialName name = {PointerGetDatum(DatumGetTextPCopy(RequireColumn(1))),
                                PointerGetDatum(DatumGetTextPCopy(RequireColumn(2))),
                                PointerGetDatum(DatumGetTextPCopy(Column(3, &is_null)))};
-  const int64_t credential = WriteCredential(name, seal, source, "refresher");
+  GivenTokens source = given;
+  const int64_t credential = WriteCredential(name, SealGivenTokens, &source, kRefresherActor);
+  WriteSecondary(name, given, kRefresherActor);
   Datum values[] = {Int64GetDatum(id), Int64GetDatum(credential), name.subject, owner_values[1]};
   Execute(&finish_accepted, values, false);
 }

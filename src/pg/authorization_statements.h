@@ -26,8 +26,8 @@ struct TakenAuthorization {
 void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_provider, const char* iss,
                        TakenAuthorization* taken);
 
-// Stores the credential. claims: JSON in UTF-8; empty: none.
-void FinishAccepted(int64_t id, std::string_view claims, SealForRow seal, void* source);
+// Stores the credential, and those that came with it. claims: JSON in UTF-8; empty: none.
+void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& given);
 
 // Tokens that were given although the sign-in is refused; sealed for kAuthorizationPlace, the id, and the column
 // access_token or refresh_token. Empty: none.

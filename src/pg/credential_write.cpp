@@ -1,5 +1,7 @@
 #include "pg/credential_write.h"
 
+#include <algorithm>
+
 #include "core/sealed_box.h"
 #include "pg/boundary.h"
 #include "pg/catalog.h"
@@ -20,20 +22,21 @@ constexpr const char* kUpdate =
     " refresh_token = CASE WHEN $6 IS NOT NULL THEN $6"
     " WHEN status OPERATOR(pg_catalog.=) 'needs_reauth' THEN NULL ELSE refresh_token END,"
     " token_type = $7, scope = COALESCE($8, scope), issued_at = $9, expires_at = $10,"
-    " refresh_expires_at = $11, status = 'connected', last_error = NULL, updated_at = $9"
+    " refresh_expires_at = $11, captured = COALESCE($12::pg_catalog.jsonb, captured), status = 'connected',"
+    " last_error = NULL, updated_at = $9"
     " WHERE id OPERATOR(pg_catalog.=) $4";
 constexpr const char* kInsert =
     "INSERT INTO token_refresh.credential (id, provider, subject, label, access_token, refresh_token, token_type,"
-    " scope, issued_at, expires_at, refresh_expires_at)"
-    " VALUES ($4, $1, $2, $3, $5, $6, $7, $8, $9, $10, $11)"
+    " scope, issued_at, expires_at, refresh_expires_at, captured)"
+    " VALUES ($4, $1, $2, $3, $5, $6, $7, $8, $9, $10, $11, $12::pg_catalog.jsonb)"
     " ON CONFLICT (provider, subject, label) DO NOTHING";
 constexpr const char* kAudit =
     "INSERT INTO token_refresh.audit_event (event, provider, token_table, row_key, subject, label, actor)"
-    " VALUES ('credential_stored', $1, 1, $4::text, $2, $3, COALESCE($12, session_user))";
+    " VALUES ('credential_stored', $1, 1, $4::text, $2, $3, COALESCE($13, session_user))";
 
 enum StatementKind { kFindStatement, kUpdateStatement, kInsertStatement, kAuditStatement, kStatements };
 enum Parameter { kProviderParam, kSubjectParam, kLabelParam, kIdParam, kAccessParam, kRefreshParam, kTypeParam,
-                 kScopeParam, kIssuedParam, kExpiresParam, kRefreshExpiresParam, kActorParam, kParameters };
+                 kScopeParam, kIssuedParam, kExpiresParam, kRefreshExpiresParam, kCapturedParam, kActorParam, kParameters };
 
 // The parameters of all statements; the same numbers mean the same thing in each.
 struct Row {
@@ -46,7 +49,8 @@ uint64 Execute(StatementKind kind, const Row& row) {
   static const char* const sql[kStatements] = {kFind, kUpdate, kInsert, kAudit};
   static const int counts[kStatements] = {3, kActorParam, kActorParam, kParameters};
   Oid types[kParameters] = {TEXTOID, TEXTOID, TEXTOID,        INT8OID,        BYTEAOID,       BYTEAOID,
-                            TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID};
+                            TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
+                            TEXTOID, TEXTOID};
   if (plans[kind] == nullptr) {
     SPIPlanPtr plan = SPI_prepare(sql[kind], counts[kind], types);
     if (plan == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed for credential");
@@ -75,6 +79,8 @@ void FillTokens(int64_t id, SealForRow seal, void* source, Row* row) {
   Set(row, kScopeParam, sealed.has_scope, PointerGetDatum(sealed.scope));
   Set(row, kIssuedParam, true, TimestampTzGetDatum(sealed.issued_at));
   Set(row, kExpiresParam, sealed.expires, TimestampTzGetDatum(sealed.expires_at));
+  Set(row, kCapturedParam, sealed.captured != nullptr,
+      sealed.captured != nullptr ? CStringGetTextDatum(sealed.captured) : 0);
   Set(row, kRefreshExpiresParam, sealed.refresh_expires, TimestampTzGetDatum(sealed.refresh_expires_at));
 }
 
@@ -134,12 +140,31 @@ Status SealTokens(const TokenSet& tokens, Micros now, const char* row_key, Crede
   CopyWord(sealed->token_type, tokens.token_type);
   sealed->has_scope = !tokens.scope.empty();
   CopyWord(sealed->scope, tokens.scope);
+  if (!tokens.captured.empty()) sealed->captured = CopyOut(tokens.captured);
   sealed->issued_at = ToTimestamp(now);
   sealed->expires = tokens.expires_in.has_value();
   sealed->expires_at = ToTimestamp(now + tokens.expires_in.value_or(0));
   sealed->refresh_expires = tokens.refresh_expires_in.has_value();
   sealed->refresh_expires_at = ToTimestamp(now + tokens.refresh_expires_in.value_or(0));
   return status;
+}
+
+void SealGivenTokens(void* source, const char* row_key, CredentialColumns* sealed) {
+  const auto* given = static_cast<const GivenTokens*>(source);
+  const TokenSet& tokens = *given->tokens;
+  AllocateCredentialColumns(std::max({tokens.access_token.size(), tokens.refresh_token.size(),
+                                      tokens.token_type.size(), tokens.scope.size()}),
+                            sealed);
+  RunCpp([&] { return SealTokens(tokens, given->given_at, row_key, sealed); });
+}
+
+void WriteSecondary(const CredentialName& name, const GivenTokens& given, const char* actor) {
+  for (const SecondaryTokens& secondary : given.tokens->secondary) {
+    GivenTokens own = {&secondary.tokens, given.given_at};
+    const Datum label = PointerGetDatum(
+        cstring_to_text_with_len(secondary.label.data(), static_cast<int>(secondary.label.size())));
+    WriteCredential({name.provider, name.subject, label}, SealGivenTokens, &own, actor);
+  }
 }
 
 int64_t WriteCredential(const CredentialName& name, SealForRow seal, void* source, const char* actor) {

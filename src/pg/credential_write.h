@@ -18,6 +18,7 @@ struct CredentialName {
 struct CredentialColumns {
   bytea *access_token, *refresh_token;
   text *token_type, *scope;
+  char* captured;  // a JSON object in ASCII; null: none
   bool has_refresh_token, has_scope;
   TimestampTz issued_at;
   bool expires, refresh_expires;
@@ -32,8 +33,17 @@ Status SealTokens(const TokenSet& tokens, Micros now, const char* row_key, Crede
 // seal(source, row_key, sealed) is PostgreSQL code that may raise; it may be called more than once.
 using SealForRow = void (*)(void* source, const char* row_key, CredentialColumns* sealed);
 
+// A SealForRow whose source is this.
+struct GivenTokens {
+  const TokenSet* tokens;
+  Micros given_at;
+};
+void SealGivenTokens(void* source, const char* row_key, CredentialColumns* sealed);
+
 // Updates the row that is there, or inserts one; returns its id. Raises insufficient_privilege when row-level
 // security hides one from whoever writes. Audits credential_stored as actor, null: the session's user.
 int64_t WriteCredential(const CredentialName& name, SealForRow seal, void* source, const char* actor);
+// Those that came in the same answer, each under its own label.
+void WriteSecondary(const CredentialName& name, const GivenTokens& given, const char* actor);
 
 }  // namespace token_refresh

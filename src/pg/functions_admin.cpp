@@ -3,6 +3,7 @@
 #include <cstring>
 #include <string>
 
+#include "core/client_secret_parts.h"
 #include "core/key_ring.h"
 #include "core/provider.h"
 #include "core/sealed_box.h"
@@ -17,6 +18,7 @@ extern "C" {
 #include "utils/numeric.h"
 
 PG_FUNCTION_INFO_V1(token_refresh_canonical_options);
+PG_FUNCTION_INFO_V1(token_refresh_check_client_secret);
 PG_FUNCTION_INFO_V1(token_refresh_seal);
 PG_FUNCTION_INFO_V1(token_refresh_reseal);
 PG_FUNCTION_INFO_V1(token_refresh_key_ring);
@@ -104,6 +106,19 @@ extern "C" Datum token_refresh_canonical_options(PG_FUNCTION_ARGS) {
     return CheckProviderClient(*parsed, has_client_id, has_client_secret);
   });
   PG_RETURN_JSONB_P(converted);
+}
+
+extern "C" Datum token_refresh_check_client_secret(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  Jsonb* options = PG_GETARG_JSONB_P(0);
+  const char* json = JsonbToCString(nullptr, &options->root, VARSIZE(options));
+  text* secret = PG_GETARG_TEXT_PP(1);
+  RunCpp([&]() -> Status {
+    token_refresh::Result<ProviderOptions> parsed = ParseProviderOptions(json, Settings::allow_insecure_http);
+    if (!parsed.ok()) return parsed.error();
+    return CheckClientSecret(*parsed, Bytes(secret));
+  });
+  PG_RETURN_VOID();
 }
 
 extern "C" Datum token_refresh_seal(PG_FUNCTION_ARGS) {

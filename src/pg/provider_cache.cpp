@@ -59,11 +59,15 @@ void ParseInto(const char* effective_options, KnownProvider* entry) {
     if (!options.ok()) return options.error();
     entry->timing = options->timing;
     entry->enabled = options->enabled;
+    entry->refresh_with = options->request.refresh_with;
+    entry->captures = !options->answer.captured_fields.empty();
     return Ok();
   });
 }
 
-bool Load(const char* name, KnownProvider* entry) {
+// Calls read(tuple, desc) for the row of that name.
+template <class Read>
+bool FetchRow(const char* name, Read read) {
   WatchTables();
   Relation relation = table_open(watched[0], AccessShareLock);
   ScanKeyData key;
@@ -73,19 +77,33 @@ bool Load(const char* name, KnownProvider* entry) {
       systable_beginscan(relation, ExtensionRelation("provider_name_key"), true, GetLatestSnapshot(), 1, &key);
   HeapTuple tuple = systable_getnext(scan);
   bool found = HeapTupleIsValid(tuple);
-  if (found) {
-    bool is_null;
-    entry->id = DatumGetInt32(heap_getattr(tuple, kProviderId, RelationGetDescr(relation), &is_null));
-    Datum options = heap_getattr(tuple, kProviderEffectiveOptions, RelationGetDescr(relation), &is_null);
-    Jsonb* document = DatumGetJsonbP(options);
-    ParseInto(JsonbToCString(nullptr, &document->root, VARSIZE(document)), entry);
-  }
+  if (found) read(tuple, RelationGetDescr(relation));
   systable_endscan(scan);
   table_close(relation, AccessShareLock);
   return found;
 }
 
+const char* OptionsIn(HeapTuple tuple, TupleDesc desc) {
+  bool is_null;
+  Jsonb* document = DatumGetJsonbP(heap_getattr(tuple, kProviderEffectiveOptions, desc, &is_null));
+  return JsonbToCString(nullptr, &document->root, VARSIZE(document));
+}
+
+bool Load(const char* name, KnownProvider* entry) {
+  return FetchRow(name, [entry](HeapTuple tuple, TupleDesc desc) {
+    bool is_null;
+    entry->id = DatumGetInt32(heap_getattr(tuple, kProviderId, desc, &is_null));
+    ParseInto(OptionsIn(tuple, desc), entry);
+  });
+}
+
 }  // namespace
+
+const char* FetchProviderOptions(const char* name) {
+  const char* options = nullptr;
+  FetchRow(name, [&options](HeapTuple tuple, TupleDesc desc) { options = OptionsIn(tuple, desc); });
+  return options;
+}
 
 void InstallProviderCache() { CacheRegisterRelcacheCallback(ForgetOnChange, 0); }
 

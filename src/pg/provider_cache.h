@@ -16,6 +16,8 @@ struct KnownProvider {
   int32_t id;
   bool enabled;
   RefreshTiming timing;
+  RefreshWith refresh_with;
+  bool captures;  // has captured_fields
 };
 
 // Called from _PG_init.
@@ -23,6 +25,9 @@ void InstallProviderCache();
 
 // Null when there is no such provider. Valid until the next call.
 const KnownProvider* FindProvider(const char* name);
+
+// Its effective options, as JSON; palloc'd. Null when there is no such provider.
+const char* FetchProviderOptions(const char* name);
 
 // Forgets everything, as settings or keys that providers depend on may be others now.
 void ForgetProviders();

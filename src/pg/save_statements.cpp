@@ -1,5 +1,7 @@
 #include "pg/save_statements.h"
 
+#include "pg/catalog.h"
+#include "pg/credential_write.h"
 #include "pg/feed.h"
 #include "pg/save_arrays.h"
 #include "pg/statements.h"
@@ -122,7 +124,8 @@ void WriteTokens(const SaveWork& work, TokenTableStatements* statements, const P
       TextsOrNull(rows, [&](int i) { return std::string_view(at(i).tokens->scope); }),
       Times(rows, [&](int i) { return AnsweredAt(at(i)); }),
       Times(rows, [&](int i) { return at(i).expires_at; }),
-      Times(rows, [&](int i) { return at(i).refresh_expires_at; })};
+      Times(rows, [&](int i) { return at(i).refresh_expires_at; }),
+      TextsOrNull(rows, [&](int i) { return std::string_view(at(i).tokens->captured); })};
   MarkWritten(work, ExecuteOnTable(*statements->table, &statements->save, values));
 }
 
@@ -154,6 +157,15 @@ void ScheduleRefreshed(const SaveWork& work, const Picked& rows) {
   RefuseOutdated(work, rows, [&](int i) { return !scheduled[i] && !work.sealed[i].rotated; });
 }
 
+// What else came in the same answers. An attached table has no rows for it.
+void WriteAllSecondary(const SaveWork& work, const Picked& rows) {
+  for (int i = 0; i < rows.count; i++) {
+    const Outcome& outcome = work.outcomes[rows.index[i]];
+    const CredentialName name = {TextDatum(work.provider_names[rows.index[i]]), TextDatum(outcome.claim.subject), 0};
+    WriteSecondary(name, {&*outcome.tokens, outcome.answered_at}, "refresher");
+  }
+}
+
 void WriteSuccesses(const SaveWork& work) {
   Picked refreshed = Pick(work, [](const Outcome& outcome) { return outcome.tokens.has_value(); });
   if (refreshed.count == 0) return;
@@ -162,6 +174,7 @@ void WriteSuccesses(const SaveWork& work) {
   for (int i = 0; i < refreshed.count; i++)
     if (work.written[refreshed.index[i]]) written.index[written.count++] = refreshed.index[i];
   if (written.count > 0) ScheduleRefreshed(work, written);
+  if (work.token_table == kBuiltInTokenTable) WriteAllSecondary(work, written);
 }
 
 void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {

@@ -51,21 +51,6 @@ std::string SealRefused(int64_t authorization, const char* column, const Secret&
   return sealed.ok() ? std::move(*sealed) : std::string();
 }
 
-// Tokens on their way into credential, for SealForRow.
-struct AcceptedTokens {
-  const TokenSet* tokens;
-  Micros answered_at;
-};
-
-void SealAccepted(void* source, const char* row_key, CredentialColumns* sealed) {
-  const auto* accepted = static_cast<const AcceptedTokens*>(source);
-  const TokenSet& tokens = *accepted->tokens;
-  AllocateCredentialColumns(std::max({tokens.access_token.size(), tokens.refresh_token.size(), tokens.token_type.size(),
-                                 tokens.scope.size()}),
-                       sealed);
-  RunCpp([&] { return SealTokens(tokens, accepted->answered_at, row_key, sealed); });
-}
-
 bool IsWrongData(const PostgresError& error) {
   const int category = ERRCODE_TO_CATEGORY(error.sqlstate);
   return category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION;
@@ -166,9 +151,8 @@ bool SignInDesk::Store(const Finished& finished, bool last_attempt) {
   const SignInResult& result = finished.result;
   const RequestSubject subject = {RequestKind::kCompleteAuthorization, static_cast<int64_t>(result.id)};
   if (result.accepted) {
-    AcceptedTokens accepted = {&result.tokens, finished.answered_at};
-    auto error = RunPostgres(kActivity,
-                             [&] { FinishAccepted(authorization, result.claims, SealAccepted, &accepted); });
+    const GivenTokens given = {&result.tokens, finished.answered_at};
+    auto error = RunPostgres(kActivity, [&] { FinishAccepted(authorization, result.claims, given); });
     if (!error) {
       FinishRequest(database_, subject, DemandResult::kRefreshed);
       return true;

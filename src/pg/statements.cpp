@@ -21,7 +21,7 @@ TokenTableStatements* Make(TokenTable* table) {
   const Oid keys[] = {INT4ARRAYOID, TEXTARRAYOID};
   const Oid save[] = {INT4ARRAYOID, TEXTARRAYOID, stored,
                       fresh,        fresh,        TEXTARRAYOID,
-                      TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
+                      TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID};
   const Oid mark[] = {INT4ARRAYOID,        TEXTARRAYOID, stored,      fresh,
                       TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
   const Oid cursor[] = {TEXTOID};

@@ -15,7 +15,7 @@ namespace token_refresh {
 namespace {
 
 Statement select_providers = {
-    "SELECT id, name, coalesce(client_id, ''), client_secret, effective_options::text"
+    "SELECT id, name, coalesce(client_id, ''), client_secret, effective_options::text, previous_client_secret"
     " FROM token_refresh.provider ORDER BY id",
     0,
     {},
@@ -86,7 +86,7 @@ struct PlainProvider {
   int32_t id;
   char* name;
   char* client_id;
-  bytea* client_secret;  // sealed; may be null
+  bytea *client_secret, *previous_client_secret;  // sealed; may be null
   char* options;
 };
 
@@ -110,8 +110,20 @@ void ReadProviders(MemoryContext context, PlainProviders* out) {
     Datum secret = SPI_getbinval(tuple, desc, 4, &is_null);
     row->client_secret = is_null ? nullptr : DatumGetByteaPCopy(secret);
     row->options = TextDatumGetCString(SPI_getbinval(tuple, desc, 5, &is_null));
+    secret = SPI_getbinval(tuple, desc, 6, &is_null);
+    row->previous_client_secret = is_null ? nullptr : DatumGetByteaPCopy(secret);
   }
   MemoryContextSwitchTo(previous);
+}
+
+// Both were sealed as the one in use. Null: empty.
+Result<Secret> OpenClientSecret(int32_t provider, const bytea* sealed) {
+  if (sealed == nullptr) return Secret();
+  Result<const KeyRing*> ring = LoadKeyRing();
+  if (!ring.ok()) return ring.error();
+  const std::string id = std::to_string(provider);
+  return Open(**ring, SealedPlace{kProviderPlace, id, "client_secret"},
+              {VARDATA_ANY(sealed), VARSIZE_ANY_EXHDR(sealed)});
 }
 
 Result<Provider> MakeProvider(const PlainProvider& row) {
@@ -122,14 +134,12 @@ Result<Provider> MakeProvider(const PlainProvider& row) {
   Result<ProviderOptions> options = ParseProviderOptions(row.options, Settings::allow_insecure_http);
   if (!options.ok()) return options.error();
   provider.options = std::move(*options);
-  if (row.client_secret == nullptr) return provider;
-  Result<const KeyRing*> ring = LoadKeyRing();
-  if (!ring.ok()) return ring.error();
-  std::string id = std::to_string(row.id);
-  Result<Secret> secret = Open(**ring, SealedPlace{kProviderPlace, id, "client_secret"},
-                               {VARDATA_ANY(row.client_secret), VARSIZE_ANY_EXHDR(row.client_secret)});
+  Result<Secret> secret = OpenClientSecret(row.id, row.client_secret);
   if (!secret.ok()) return secret.error();
   provider.client_secret = std::move(*secret);
+  // The other does without it.
+  Result<Secret> previous = OpenClientSecret(row.id, row.previous_client_secret);
+  if (previous.ok()) provider.previous_client_secret = std::move(*previous);
   return provider;
 }
 

@@ -24,6 +24,7 @@ Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t jour
   claim.row_key = row.row_key;
   if (row.token.subject != nullptr) claim.subject = row.token.subject;
   if (row.token.label != nullptr) claim.label = row.token.label;
+  if (row.token.captured != nullptr) claim.captured = row.token.captured;
   claim.stored_refresh_token.assign(VARDATA_ANY(row.token.stored), VARSIZE_ANY_EXHDR(row.token.stored));
   claim.generation = row.generation;
   claim.attempts = row.attempts;

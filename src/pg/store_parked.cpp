@@ -118,6 +118,7 @@ Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
   claim.row_key = row.row_key;
   if (row.token.subject != nullptr) claim.subject = row.token.subject;
   if (row.token.label != nullptr) claim.label = row.token.label;
+  if (row.token.captured != nullptr) claim.captured = row.token.captured;
   if (row.refresh_margin > 0) claim.refresh_margin = row.refresh_margin;
   claim.generation = row.generation;
   claim.attempts = row.attempts;

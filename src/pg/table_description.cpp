@@ -16,7 +16,7 @@ namespace token_refresh {
 namespace {
 
 constexpr const char* kColumnWords[kTokenColumns] = {
-    "provider",   "subject",            "label",  "access_token", "refresh_token", "token_type",  "scope",     "issued_at",
+    "provider",   "subject",            "label",  "access_token", "refresh_token", "token_type",  "scope",     "captured",     "issued_at",
     "expires_at", "refresh_expires_at", "status", "last_error",   "result",        "refreshed_at", "updated_at"};
 
 // One row of token_table.

@@ -157,10 +157,10 @@ char* LoadSql(const TokenTable& table) {
                            ? "NULL::text"
                            : psprintf("CASE WHEN %s THEN %s END", readable, Decrypted(table));
   // The filter may name columns without their table: these have names that no column of it has.
-  return psprintf("SELECT _new._token_refresh_n, %s, %s, CASE WHEN %s THEN %s END, %s, %s, %s, %s"
+  return psprintf("SELECT _new._token_refresh_n, %s, %s, CASE WHEN %s THEN %s END, %s, %s, %s, %s, %s"
                   " FROM unnest($1, $2) AS _new(_token_refresh_n, _token_refresh_key) JOIN %s ON %s",
                   Cut(Subject(table)), Cut(Label(table)), readable, refresh, opened, FilterHolds(table),
-                  Cut(TextOr(table, kColumnStatus, "NULL::text")), too_long, From(table),
+                  Cut(TextOr(table, kColumnStatus, "NULL::text")), too_long, TextOr(table, kColumnCaptured, "NULL::text"), From(table),
                   KeyMatch(table, "_new._token_refresh_key"));
 }
 
@@ -175,6 +175,8 @@ char* SaveSql(const TokenTable& table) {
   AppendText(&sql, table, kColumnTokenType, "_new.token_type");
   if (Has(table, kColumnScope))
     AppendText(&sql, table, kColumnScope, psprintf("coalesce(_new.scope, %s::text)", Reference(table, kColumnScope)));
+  if (Has(table, kColumnCaptured))
+    AppendText(&sql, table, kColumnCaptured, psprintf("coalesce(_new.captured, %s::text)", Reference(table, kColumnCaptured)));
   AppendTime(&sql, table, kColumnIssuedAt, "_new.issued_at");
   AppendTime(&sql, table, kColumnExpiresAt, "_new.expires_at");
   AppendRefreshExpiry(&sql, table);
@@ -183,8 +185,8 @@ char* SaveSql(const TokenTable& table) {
   AppendWord(&sql, table, kColumnResult, table.result_success);
   AppendTime(&sql, table, kColumnRefreshedAt, "_new.issued_at");
   AppendTime(&sql, table, kColumnUpdatedAt, "_new.issued_at");
-  appendStringInfo(&sql, " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS _new(n, key, old, access, refresh,"
-                   " token_type, scope, issued_at, expires_at, refresh_expires_at) WHERE %s AND %s = _new.old"
+  appendStringInfo(&sql, " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) AS _new(n, key, old, access, refresh,"
+                   " token_type, scope, issued_at, expires_at, refresh_expires_at, captured) WHERE %s AND %s = _new.old"
                    " RETURNING _new.n", KeyMatch(table, "_new.key"), StoredRefreshToken(table));
   return sql.data;
 }

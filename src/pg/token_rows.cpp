@@ -31,6 +31,7 @@ void ReadRow(const TokenTable& table, HeapTuple tuple, TokenRow* row) {
   row->opened = CopyText(tuple, 5);
   row->filter_holds = DatumGetBool(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 6, &is_null));
   row->status = StatusOf(table, CopyText(tuple, 7));
+  row->captured = CopyText(tuple, 9);
 }
 
 // which: indices into row_keys and rows.

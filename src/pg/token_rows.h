@@ -18,6 +18,7 @@ struct TokenRow {
   Micros trouble_until; // when it will be over; 0: nobody knows
   char* subject;
   char* label;
+  char* captured;          // a JSON object of texts; null: none
   struct varlena* stored;  // the refresh token as stored; null: none
   char* opened;            // by the table's decrypt function; null: the cipher is another
   bool filter_holds;

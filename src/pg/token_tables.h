@@ -20,6 +20,7 @@ enum TokenColumn {
   kColumnRefreshToken,
   kColumnTokenType,
   kColumnScope,
+  kColumnCaptured,
   kColumnIssuedAt,
   kColumnExpiresAt,
   kColumnRefreshExpiresAt,

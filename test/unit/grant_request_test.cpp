@@ -36,7 +36,6 @@ Provider ProviderOf(std::string_view options, std::string_view secret) {
 RefreshInput Input() {
   RefreshInput input;
   input.refresh_token = "fake-refresh";
-  input.access_token = "fake-access";
   input.subject = "user-7";
   input.now = kNow;
   return input;
@@ -124,7 +123,7 @@ TEST(GrantRequestTest, LongLivedTokensInTheirVendorsWay) {
       R"("grant_type": "ig_refresh_token", "refresh_with": "access_token", "request_method": "GET",
          "token_endpoint_auth_method": "none", "request_params": {"client_id": null})",
       ""));
-  EXPECT_EQ(instagram.query.view(), "grant_type=ig_refresh_token&access_token=fake-access");
+  EXPECT_EQ(instagram.query.view(), "grant_type=ig_refresh_token&access_token=fake-refresh");
 }
 
 TEST(GrantRequestTest, AMissingTokenIsSaid) {
