@@ -124,8 +124,9 @@ BEGIN
     DELETE FROM @extschema@.revocation x WHERE x.id = revocation_id;
     INSERT INTO @extschema@.audit_event (event, provider, subject, label, failure, message, actor)
         VALUES (CASE WHEN outcome = 'done' THEN 'token_revoked' ELSE 'revocation_failed' END, r.provider, r.subject, r.label,
-                CASE WHEN outcome <> 'done' THEN outcome END,
-                concat_ws(': ', r.token_type_hint, CASE WHEN outcome = 'retry' THEN 'given up after ' || r.attempts || ' attempts' END, why),
+                CASE outcome WHEN 'retry' THEN 'given_up' WHEN 'refused' THEN 'refused' END,
+                concat_ws(': ', r.token_type_hint, CASE WHEN outcome = 'retry' THEN 'given up after ' || r.attempts || ' attempts' END,
+                          nullif(why, '')),
                 'refresher');
 END $$;
 COMMENT ON FUNCTION _settle_revocation(bigint, text, text, interval) IS 'internal: what has become of a revocation';
