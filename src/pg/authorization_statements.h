@@ -26,7 +26,7 @@ struct TakenAuthorization {
 void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_provider, const char* iss,
                        TakenAuthorization* taken);
 
-// Stores the credential. claims: JSON in UTF-8; empty: none.
+// Stores the credential. claims: JSON in UTF-8; empty: none. undefined_object: the row has gone, as with its provider.
 void FinishAccepted(int64_t id, std::string_view claims, SealForRow seal, void* source);
 
 // Tokens that were given although the sign-in is refused; sealed for kAuthorizationPlace, the id, and the column

@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use FindBin;
+use IPC::Run;
 use lib "$FindBin::Bin/../support";
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -189,7 +190,7 @@ subtest 'tables that do not take it' => sub {
     is($server->stats->{tokens}{$token}, 'locked', '... with the new tokens');
 
     create_openid_provider($node, 'short-lived', $server);
-    %answer = authorize($node, $server, 'short-lived', subject => 'orphan');
+    %answer = authorize($node, $server, 'short-lived', subject => 'orphan', authorization_params => '{"login_hint": "orphan"}');
     $caller = send_code(2, \%answer);
     is(error_of($node, q{SELECT token_refresh.drop_provider('short-lived')}), 'no error, but ', 'a provider is dropped while a code is out');
     my $began = time;
@@ -232,8 +233,12 @@ subtest 'a key ring that the refresher has not' => sub {
 
 subtest 'servers that cannot sign in' => sub {
     my %answer = answer_for('elsewhere');
-    my $everything = sub { my ($place) = @_; return map { error_of($place, $_) } complete_sql(%answer), q{SELECT token_refresh.discover_provider('} . $server->url . q{')},
-        q{SELECT token_refresh.create_provider('found', 'a', options => '{"issuer": "} . $server->url . q{"}')} };
+    my $url = $server->url;
+    my $everything = sub {
+        my ($place) = @_;
+        return map { error_of($place, $_) } complete_sql(%answer), "SELECT token_refresh.discover_provider('$url')",
+            qq{SELECT token_refresh.create_provider('found', 'a', options => '{"issuer": "$url"}')};
+    };
     $node->backup('backup');
     my $standby = PostgreSQL::Test::Cluster->new('standby');
     $standby->init_from_backup($node, 'backup', has_streaming => 1);
@@ -254,7 +259,6 @@ subtest 'servers that cannot sign in' => sub {
 
     my $old = new_node('old', 'shared_preload_libraries' => '');
     like($_, qr/^55000 .*not preloaded/, 'not preloaded') for $everything->($old);
-    my $url = $server->url;
     is(error_of($old, qq{SELECT token_refresh.create_provider('idp', 'a', 'fake', '{"issuer": "$url", "token_endpoint": "$url/token", "revocation_endpoint": "$url/revoke"}')}), 'no error, but ', '... where endpoints can be given');
     $old->safe_psql('postgres', q{SELECT token_refresh.store_credential('idp', 'mia', '{"access_token": "fake-a", "refresh_token": "fake-r"}')});
     is($old->safe_psql('postgres', q{SELECT token_refresh.disconnect('idp', 'mia'); SELECT count(*) FROM token_refresh.revocation}), "t\n2", '... and disconnecting is possible');
@@ -299,8 +303,8 @@ subtest 'discovery' => sub {
     my $ask  = sub {
         my ($issuer, %settings) = @_;
         $server->control(%settings);
-        my ($status, $output, $error) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT token_refresh.discover_provider(" . literal($issuer) . q{, '{"http_timeout": "2 seconds"}')});
-        return $output unless $error =~ /ERROR:  (\S+)/;
+        my ($status, $output, $error) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT token_refresh.discover_provider(" . literal($issuer) . q{, '{"timeout": "2 seconds"}')});
+        return $output unless $error =~ /ERROR:  (\w+)/;
         my $state = $1;
         my ($detail) = $error =~ /DETAIL:  (.*)/;
         return "$state " . ($detail // $error);
@@ -308,18 +312,18 @@ subtest 'discovery' => sub {
     like($ask->($url), qr/"token_endpoint": "\Q$url\E\/token"/, 'a good one');
     like($ask->($url, metadata => { issuer => 'https://evil.example.com' }), qr/^08006 the issuer in the document is not the one/, 'another issuer');
     like($ask->("$url/"), qr/^08006 /, 'a slash more');
-    like($ask->($url, raw => { $path => [ 404, 'text/plain', 'no' ] }), qr/^08006 the issuer publishes neither/, '404');
+    like($ask->($url, raw => { $path => [ 404, 'text/plain', 'no' ] }), qr/^08006 the issuer publishes neither/, 'none');
     like($ask->($url, raw => { $path => [ 200, 'text/html', '<html>welcome</html>' ] }), qr/^08006 the discovery document is not a JSON object/, 'HTML');
     like($ask->($url, raw => { $path => [ 200, 'application/json', '["a"]' ] }), qr/^08006 the discovery document is not a JSON object/, 'an array');
     like($ask->($url, raw => { $path => [ 200, 'application/json', '{"issuer": "' . $url . '", "issuer": "x"}' ] }), qr/^08006 .*name twice/, 'a name twice');
     like($ask->($url, metadata => { token_endpoint => 'http://issuer.example.com/token' }), qr/^08006 .*no usable token_endpoint/, 'an endpoint in plain http');
     like($ask->($url, metadata => { token_endpoint => 7 }), qr/^08006 .*no usable token_endpoint/, 'an endpoint that is a number');
-    like($ask->($url, down => [$path]), qr/^08006 the issuer gives no discovery document: HTTP 503/, '503');
+    like($ask->($url, down => [$path]), qr/^08006 the issuer gives no discovery document: HTTP 503/, 'one that is down');
     like($ask->($url, raw => { $path => [ 200, 'application/json', '{"issuer": "' . ('x' x 5_000_000) . '"}' ] }), qr/^08006 the issuer gives no discovery document/, 'a huge document');
     like($ask->($url, raw => { $path => [ 302, 'text/plain', '' ] }), qr/^08006 /, 'a redirection');
     my $began = time;
     like($ask->($url, slow => { $path => 6 }), qr/^08006 the issuer gives no discovery document/, 'one that hangs');
-    cmp_ok(time - $began, '<', 5, '... as long as http_timeout');
+    cmp_ok(time - $began, '<', 5, '... as long as its timeout');
     $server->control();
     like($ask->($_), qr/^08006 an issuer is an https URL/, "$_ is not asked")
         for 'http://issuer.example.com', 'ftp://127.0.0.1/', 'x', '', "$url/?a=b", "$url/#a", 'https://user:word@issuer.example.com', "https://issuer.example.com/a b";
@@ -337,4 +341,102 @@ subtest 'discovery' => sub {
 is(segments(), $segments_before, 'no segments of shared memory have piled up');
 unlike(read_log($node), qr/TRAP|PANIC|deadlock detected/, 'nothing broke');
 $node->stop;
+
+# With a server that logs all it can, also of what the refresher executes.
+subtest 'secrets' => sub {
+    my @preloaded = ('token_refresh', grep { -e $node->config_data('--pkglibdir') . "/$_.so" } qw(auto_explain pg_stat_statements));
+    my $loud = new_node('loud', 'shared_preload_libraries' => join(', ', @preloaded), 'log_min_messages' => 'debug5', 'log_min_error_statement' => 'debug5',
+        'log_error_verbosity' => 'verbose', 'log_statement' => 'all', 'log_duration' => 'on', 'dynamic_shared_memory_type' => 'mmap',
+        'token_refresh.http_timeout' => '8s', (@preloaded > 1 ? ('auto_explain.log_min_duration' => 0, 'auto_explain.log_nested_statements' => 'on',
+            'auto_explain.log_verbose' => 'on', 'auto_explain.log_analyze' => 'on', 'pg_stat_statements.track' => 'all', 'pg_stat_statements.track_utility' => 'on') : ()),
+        # What a client binds is shown if the administrator asks for it; this is about what the extension shows.
+        'log_parameter_max_length' => 0);
+    my $query = sub { return $loud->safe_psql('postgres', $_[0]) };
+    $query->('CREATE TABLE held (kind text, secret text); CREATE ROLE client LOGIN SUPERUSER');
+    # The statements of clients hold what they bind when they are explained; those of the refresher are looked at.
+    $query->(q{ALTER ROLE client SET auto_explain.log_min_duration = -1}) if @preloaded > 1;
+    $query->('CREATE EXTENSION pg_stat_statements') if grep { $_ eq 'pg_stat_statements' } @preloaded;
+    my ($told, @secrets) = ('');
+
+    # One statement with bound parameters $1, $2, ... ; begun, and to be finished.
+    my $bind = sub {
+        my ($sql, @values) = @_;
+        my $script = PostgreSQL::Test::Utils::tempdir() . '/script.sql';
+        $sql =~ s/\$(\d)/:v$1/g;
+        append_to_file($script, "$sql;\n");
+        my $number = 0;
+        my %run = (out => '', err => '');
+        $run{run} = IPC::Run::start([ $loud->installed_command('pgbench'), '-n', '-M', 'extended', '-c', 1, '-t', 1, '-f', $script, (map { $number++; ('-D', "v$number=$_") } @values),
+            $loud->connstr('postgres') . ' user=client' ], '<', \undef, '>', \$run{out}, '2>', \$run{err});
+        return \%run;
+    };
+    my $end = sub { my ($run) = @_; $run->{run}->finish; $told .= "$run->{out}$run->{err}\n"; return $run->{run}->result(0) == 0 && $run->{err} !~ /ERROR/ };
+    my $bound = sub { return $end->($bind->(@_)) };
+
+    $server->control();
+    my $client = $server->stats->{client};
+    push @secrets, $client->{client_secret};
+    my $known = { %{ $server->stats->{tokens} } };
+    my $verifiers = @{ $server->stats->{verifiers} };
+    ok($bound->('SELECT token_refresh.create_provider($1, $2, $3, $4::jsonb)', 'idp', @{$client}{qw(client_id client_secret)}, json({ issuer => $server->url })), 'a provider');
+    my $begin = sub {
+        $query->('TRUNCATE held');
+        ok($bound->(q{INSERT INTO held SELECT state, authorization_url FROM token_refresh.begin_authorization($1, redirect_uri => 'https://app.example.com/cb', scope => 'openid')}, 'idp'), 'begun');
+        my ($state, $url) = split /\|/, $query->('SELECT * FROM held'), 2;
+        my ($redirect) = HTTP::Tiny->new(max_redirect => 0)->get($url)->{headers}{location} =~ /\?(.*)/;
+        my %answer = map { my ($name, $value) = split /=/; $value =~ s/%(..)/chr hex $1/ge; ($name, $value) } split /&/, $redirect;
+        push @secrets, @answer{qw(state code)};
+        return @answer{qw(state code iss)};
+    };
+    my $complete = 'SELECT provider, subject FROM token_refresh.complete_authorization($1, $2, iss => $3)';
+
+    my @answer = $begin->();
+    my $pid = $query->(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher'});
+    kill('STOP', $pid) or die $!;
+    my $run = $bind->($complete, @answer);
+    $loud->poll_query_until('postgres', q{SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = 'client' AND wait_event_type = 'Extension'}) or die;
+    my $memory = join '', map { slurp_file($_) } glob($loud->data_dir . '/pg_dynshmem/mmap.*');
+    cmp_ok(length $memory, '>', 100, 'a request waits in shared memory');
+    ok(secrets_absent($memory, @secrets), '... sealed');
+    ok(secrets_absent($query->('SELECT a FROM pg_stat_activity a'), @secrets), 'nor does pg_stat_activity show it');
+    kill('CONT', $pid) or die $!;
+    ok($end->($run), 'it is completed');
+
+    for my $trouble ({ refuse => 'invalid_grant' }, { forge => 'hs256' }, { claims => { nonce => 'another' } }, { down => ['/token'] }, { down => ['/userinfo', '/revoke'], id_token => JSON::PP::false },
+        { raw => { '/token' => [ 200, 'application/json', '{"access_token": "at_raw_and_obviously_fake", "refresh_token": "rt_raw_and_obviously_fake", "token_type": 7, "expires_in": {}}' ] } })
+    {
+        @answer = $begin->();
+        $server->control(%$trouble);
+        ok(!$bound->($complete, @answer), 'refused: ' . join ', ', keys %$trouble);
+        ok(!$bound->($complete, @answer), '... for good');
+    }
+    push @secrets, 'at_raw_and_obviously_fake', 'rt_raw_and_obviously_fake';
+    $server->control();
+    $query->(q{ALTER TABLE token_refresh.credential ADD CONSTRAINT never CHECK (status <> 'connected') NOT VALID});
+    ok(!$bound->($complete, $begin->()), 'a credential that is not stored');
+    $query->(q{ALTER TABLE token_refresh.credential DROP CONSTRAINT never});
+    my @tokens = grep { !exists $known->{$_} } keys %{ $server->stats->{tokens} };
+    $server->control(raw => { '/revoke' => [ 400, 'application/json', json({ error => 'invalid_request', error_description => "no: @tokens $client->{client_secret}" }) ] });
+    ok($bound->(q{SELECT token_refresh.disconnect('idp', subject) FROM token_refresh.credential}), 'disconnected');
+    $loud->poll_query_until('postgres', q{SELECT count(*) = 0 FROM token_refresh.revocation}) or die;
+    like($query->(q{SELECT message FROM token_refresh.audit_event WHERE event = 'revocation_failed' LIMIT 1}), qr/no: .*\[redacted\]/, 'a refusal that quotes what was sent');
+
+    my $stats = $server->stats;
+    push @secrets, grep { !exists $known->{$_} } keys %{ $stats->{tokens} };
+    push @secrets, @tokens, @{ $stats->{verifiers} }[ $verifiers .. $#{ $stats->{verifiers} } ];
+    cmp_ok(scalar @secrets, '>=', 25, 'secrets that are looked for: ' . scalar @secrets);
+    $query->('DROP TABLE held');
+    for my $name (split / /, $query->(q{SELECT string_agg(c.oid::regclass::text, ' ') FROM pg_class c WHERE (c.relnamespace = 'token_refresh'::regnamespace AND c.relkind IN ('r', 'v')) OR c.relname = 'pg_stat_statements'}))
+    {
+        my $rows = $query->("SELECT * FROM $name");
+        ok(secrets_absent($rows . join("\n", map { pack 'H*', $_ } $rows =~ /\\x([0-9a-f]+)/g), @secrets), $name) if $rows =~ /\S/;
+    }
+    ok(secrets_absent($told, @secrets), 'what clients were told');
+    $loud->stop;
+    my $log = read_log($loud);
+    like($log, qr/_take_authorization/, 'the log has what the refresher executes') if @preloaded > 1;
+    ok(secrets_absent($log, @secrets), '... and no secret');
+    unlike($log, qr/TRAP|PANIC/, 'nothing broke');
+};
+
 done_testing();
