@@ -123,11 +123,12 @@ class Provider:
         request = self.codes.get(form.get("code"))
         if request is None:
             return 400, {"error": "invalid_grant", "error_description": "unknown code"}
-        if request["used"]:
-            self.stats["code_reuse"] += 1
-            return 400, {"error": "invalid_grant", "error_description": "the code was used"}
-        request["used"] = True
-        self.stats["codes"] += 1
+        with self.lock:
+            if request["used"]:
+                self.stats["code_reuse"] += 1
+                return 400, {"error": "invalid_grant", "error_description": "the code was used"}
+            request["used"] = True
+            self.stats["codes"] += 1
         self.stats["verifiers"].append(form.get("code_verifier"))
         challenge = b64(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
         if request.get("code_challenge", challenge) != challenge or form.get("redirect_uri") != request["redirect_uri"]:
@@ -139,7 +140,8 @@ class Provider:
         user = self.tokens.pop(form.get("refresh_token"), None)
         if user is None:
             return 400, {"error": "invalid_grant"}
-        self.stats["refreshed"] += 1
+        with self.lock:
+            self.stats["refreshed"] += 1
         return 200, self.tokens_for(user, None, False)
 
 
@@ -206,13 +208,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(provider.settings["hang"])
         with provider.lock:
             provider.stats["requests"] += 1
-            expected = f"{provider.client['client_id']}:{provider.client['client_secret']}"
-            basic = base64.b64encode(expected.encode()).decode()
-            if self.headers.get("Authorization") != "Basic " + basic:
-                return self.answer(401, {"error": "invalid_client"})
-            if provider.settings["refuse"]:
-                return self.answer(400, {"error": provider.settings["refuse"], "error_description": f"no: {form.get('code')}"})
-            self.answer(*(provider.refresh(form) if form.get("grant_type") == "refresh_token" else provider.exchange(form)))
+        expected = f"{provider.client['client_id']}:{provider.client['client_secret']}"
+        basic = base64.b64encode(expected.encode()).decode()
+        if self.headers.get("Authorization") != "Basic " + basic:
+            return self.answer(401, {"error": "invalid_client"})
+        if provider.settings["refuse"]:
+            return self.answer(400, {"error": provider.settings["refuse"], "error_description": f"no: {form.get('code')}"})
+        self.answer(*(provider.refresh(form) if form.get("grant_type") == "refresh_token" else provider.exchange(form)))
 
     def jwks(self, provider, query, body):
         provider.stats["jwks"] += 1
