@@ -131,7 +131,7 @@ Result<std::string> CodeChallenge(const Secret& code_verifier) {
 }
 
 Status CheckRedirectUri(const std::string& redirect_uri) {
-  if (redirect_uri.size() > kMaxRedirectUriBytes) return Invalid("redirect_uri must be at most 2048 bytes long");
+  if (redirect_uri.size() > kMaxRedirectUriBytes) return Invalid("redirect_uri must be at most 2000 bytes long");
   if (redirect_uri.find('#') != std::string::npos) return Invalid("redirect_uri must not have a fragment");
   const std::optional<ParsedUrl> parsed = ParseHttpUrl(redirect_uri);
   if (parsed.has_value() && (parsed->scheme == "https" || IsLoopbackHost(parsed->host))) return Ok();

@@ -13,7 +13,7 @@
 
 namespace token_refresh {
 
-constexpr size_t kMaxRedirectUriBytes = 2048;
+constexpr size_t kMaxRedirectUriBytes = 2000;       // as other URLs, parsed_url.h
 constexpr size_t kMaxAuthorizationUrlBytes = 8192;  // what web servers read as one line
 
 // 32 random bytes in base64url: 43 characters. Errors: kInternal when there is no randomness to be had.

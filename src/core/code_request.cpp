@@ -7,6 +7,7 @@ namespace token_refresh {
 HttpRequest BuildCodeRequest(const Provider& provider, const Secret& code, const Secret& code_verifier,
                              const std::string& redirect_uri, const HttpDefaults& defaults) {
   HttpRequest request = NewProviderRequest(provider, provider.options.token_endpoint, defaults);
+  request.only_once = true;
   FormParams params;
   params.Add("grant_type", "authorization_code");
   params.Add("code", code.view());

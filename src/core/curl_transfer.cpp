@@ -139,6 +139,7 @@ bool CurlTransfer::SetRequestOptions() {
   if (!Set(easy_, CURLOPT_CONNECTTIMEOUT_MS, CurlMilliseconds(request_.connect_timeout)) ||
       !Set(easy_, CURLOPT_TIMEOUT_MS, CurlMilliseconds(request_.timeout)) ||
       !Set(easy_, CURLOPT_HTTPHEADER, headers_.lines()) ||
+      !Set(easy_, CURLOPT_FRESH_CONNECT, request_.only_once ? 1 : 0) ||
       // Over TLS: rather wait for the first connection than open hundreds where one could carry all (HTTP/2).
       !Set(easy_, CURLOPT_PIPEWAIT, secure_ ? 1 : 0)) {
     return false;
@@ -228,7 +229,7 @@ std::string CurlTransfer::Describe(CURLcode verdict) const {
 // dead may be the echo of the first.
 int CurlTransfer::OnSend(void* self, char*, char*, int, int) noexcept {
   auto* transfer = static_cast<CurlTransfer*>(self);
-  if (transfer->times_sent_ >= kMaxTimesSent) return CURL_PREREQFUNC_ABORT;
+  if (transfer->times_sent_ >= (transfer->request_.only_once ? 1 : kMaxTimesSent)) return CURL_PREREQFUNC_ABORT;
   ++transfer->times_sent_;
   transfer->response_.resent = transfer->times_sent_ > 1;
   return CURL_PREREQFUNC_OK;

@@ -26,6 +26,7 @@ struct HttpRequest {
   Micros timeout = 30 * kSecond;  // for the whole exchange
   std::string ca_file;            // empty: the system's
   bool allow_insecure_http = false;  // plain http to a host that is not loopback
+  bool only_once = false;  // never sent again by itself, so it goes over a connection of its own, which is not yet dead
 };
 
 // Why no complete response arrived.

@@ -40,7 +40,6 @@ Status JwksCache::Put(const std::string& source, std::string_view document, Micr
   Entry& entry = EntryFor(source, now);
   entry.keys = std::make_shared<const JwkSet>(*std::move(keys));
   entry.fetched_at = now;
-  entry.failed_at.reset();
   return Ok();
 }
 

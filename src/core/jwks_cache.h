@@ -18,9 +18,9 @@ class JwksCache {
  public:
   static constexpr size_t kMaxEntries = 64;
   static constexpr Micros kFreshFor = kHour;
-  static constexpr Micros kServesFor = kDay;            // when they cannot be fetched again
+  static constexpr Micros kServesFor = kDay;              // when they cannot be fetched again
   static constexpr Micros kUnknownKeyHold = 5 * kSecond;  // so often, at most, an unknown key id asks for a fetch
-  static constexpr Micros kFailureHold = 10 * kSecond;  // between a failure and the next fetch
+  static constexpr Micros kFailureHold = 10 * kSecond;    // between a failure and the next fetch
 
   // source: whatever names the keys; the jwks_uri, and how it is trusted.
 
@@ -44,7 +44,7 @@ class JwksCache {
   struct Entry {
     std::shared_ptr<const JwkSet> keys;  // null: never fetched
     Micros fetched_at = 0;
-    std::optional<Micros> failed_at;  // since then
+    std::optional<Micros> failed_at;  // the last time it failed
     Micros tried_at = 0;
   };
 

@@ -17,7 +17,6 @@ namespace {
 
 constexpr std::string_view kStopping = "the server is shutting down";
 constexpr std::string_view kBeginAgain = "; a code is presented only once, so the user has to begin again";
-constexpr std::string_view kSentTwice = "; the connection broke and the code went out twice";
 
 bool HasVerifiableIdToken(const SignInRequest& request) {
   const ProviderOptions& options = request.provider->options;
@@ -77,7 +76,6 @@ void SignIns::Impl::TakeTokens(uint64_t number, const HttpResponse& response) {
 
 void SignIns::Impl::RefuseCode(uint64_t number, const HttpResponse& response, const FailedAnswer& failed) {
   std::string message = "the token endpoint gave no tokens for the code: " + failed.failure.message;
-  if (response.resent) message += kSentTwice;
   Refuse(number, CodeFailureWord(response, failed), message.append(kBeginAgain));
 }
 

@@ -1,6 +1,6 @@
 // What the processes of one cluster share: which databases have a refresher, and
-// the requests of waiting sessions. Only ids, times and result codes lie here,
-// never a token, and no pointers that mean something to one process alone.
+// the requests of waiting sessions. Only ids, times and result codes lie here, and handles of sealed
+// payloads (sealed_request.h): never a token, and no pointers that mean something to one process alone.
 // Everything is guarded by one LWLock that is held for a few instructions.
 //
 // Callable by anyone after SharedStateAvailable(); without shared_preload_libraries there

@@ -1,5 +1,5 @@
-# Every SQL snippet of the README, and then of the documents on attached tables, API tokens and sessions, runs, in the order in which
-# a reader meets it.
+# Every SQL snippet of the README, and then of the documents on attached tables, API tokens, sessions and sign-in, runs, in the
+# order in which a reader meets it.
 use strict;
 use warnings;
 
@@ -8,13 +8,19 @@ use lib dirname(__FILE__) . '/../support';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use SignInTest;
 use TokenRefreshTest;
 
 my $server = start_token_server();
+my $openid = start_openid_server();
+my $client = $openid->stats->{client};
 my $node   = new_node('main', -extension => 0);
 my ($grant, $bobs, @numbered) = $server->grants('acme', subjects => [qw(alice bob seven eight nine ten eleven)]);
 
 my %real = (
+    'https://accounts.example.com'   => $openid->url,
+    'id-of-this-application'         => $client->{client_id},
+    'its-own-secret'                 => $client->{client_secret},
     'https://auth.example.com/token' => $server->token_endpoint('acme'),
     'first-access-token'             => $grant->{access_token},
     'first-refresh-token'            => $grant->{refresh_token},
@@ -59,6 +65,11 @@ sub run_snippets
         my ($title) = grep { !/^--/ } split /\n/, $snippet;
         my $token;
         $snippet =~ s{alices-jwt}{jwt()}ge;
+        if ($snippet =~ /the-code-that-came-back/)
+        {
+            my %answer = authorize($node, $openid, $file eq 'README.md' ? 'idp' : 'accounts', scope => 'openid');
+            $snippet =~ s/the-(\w+)-that-came-back/$answer{$1}/g;
+        }
         my $needs_token = $snippet =~ s{tr_alices-token}{$token //= api_token()}ge;
         my ($status, $output, $errors) = $node->psql('postgres', $snippet, on_error_stop => 1);
         is($status, 0, "$file, snippet $number runs: $title") or diag($errors);
@@ -68,7 +79,7 @@ sub run_snippets
     return;
 }
 
-run_snippets('README.md', 11);
+run_snippets('README.md', 13);
 
 is(access_token($node, 'acme', 'alice') eq $grant->{access_token} ? 'old' : 'new',
     'new', 'refresh_credential() of the README has refreshed the token');
@@ -104,9 +115,14 @@ for my $allowed ([ gateway => q{validate_and_refresh_api_token('x')} ], [ token_
 
 run_snippets('docs/sessions.md', 7);
 is($node->safe_psql('postgres', q{SELECT string_agg(identity || ' ' || (SELECT count(*) FROM token_refresh.session s WHERE s.account = a.id), ', ' ORDER BY identity) FROM token_refresh.account a}),
-    'acme-user-17 4, acme-user-18 1', 'sessions of two accounts');
+    'acme-user-17 4, acme-user-18 1, alice 1', 'sessions of three accounts');
 is($node->safe_psql('postgres', q{SELECT token_refresh.get_access_token('acme', id::text) IS NOT NULL FROM token_refresh.account WHERE identity = 'acme-user-17'}), 't', 'whose tokens are kept');
 is($node->safe_psql('postgres', q{SELECT count(*) FROM token_refresh.signing_key WHERE retired_at IS NULL}), '1', 'one key signs');
 is($node->safe_psql('postgres', 'SET ROLE web; SELECT token_refresh.validate_jwt(' . literal(jwt()) . q{) ->> 'sub' IS NOT NULL}), 't', 'the role web validates');
+
+run_snippets('docs/sign-in.md', 8);
+is($node->safe_psql('postgres', q{SELECT count(*) FROM token_refresh.session_status WHERE provider = 'accounts' AND identity = 'alice' AND status = 'active'}), '1', 'somebody has signed in');
+like($node->safe_psql('postgres', q{SELECT token_refresh.get_access_token('accounts', user_id::text) FROM token_refresh.session_status WHERE provider = 'accounts'}), qr/^at_/, 'and has a token at the provider');
+is($node->safe_psql('postgres', q{SELECT effective_options ? 'revocation_endpoint' FROM token_refresh.provider WHERE name = 'accounts'}), 't', 'whose endpoints have been discovered');
 
 done_testing();

@@ -254,6 +254,10 @@ TEST(RedirectUriTest, Others) {
   }
 }
 
+TEST(RedirectUriTest, SaysWhatIsWrongWithAFragment) {
+  EXPECT_EQ(CheckRedirectUri("https://app.example.com/cb#x").error().message, "redirect_uri must not have a fragment");
+}
+
 TEST(RedirectUriTest, Length) {
   const std::string start = "com.example.app:/";
   EXPECT_TRUE(CheckRedirectUri(start + std::string(kMaxRedirectUriBytes - start.size(), 'a')));

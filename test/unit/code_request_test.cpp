@@ -26,6 +26,7 @@ HttpRequest Build(const Provider& provider, std::string_view verifier = "fake-ve
 
 TEST(CodeRequestTest, PostsTheCodeToTheTokenEndpoint) {
   const HttpRequest request = Build(SomeProvider(ClientAuthMethod::kClientSecretBasic));
+  EXPECT_TRUE(request.only_once);
   EXPECT_EQ(request.method, "POST");
   EXPECT_EQ(request.url, "https://as.example.com/token");
   EXPECT_EQ(BodyOf(request),

@@ -75,6 +75,10 @@ class Tally {
     std::unique_lock lock(mutex_);
     return changed_.wait_for(lock, std::chrono::seconds(20), [&] { return count_ >= count; });
   }
+  int count() {
+    const std::lock_guard lock(mutex_);
+    return count_;
+  }
 
  private:
   std::mutex mutex_;
@@ -453,6 +457,36 @@ TEST_F(CurlTransportTest, RequestOnAConnectionThatDiesUnansweredIsSentOnceMoreAn
   EXPECT_TRUE(response.resent);
   EXPECT_EQ(log.all().size(), 3u);
   EXPECT_THAT(log.all()[2], testing::EndsWith("token=x"));
+}
+
+TEST_F(CurlTransportTest, WhatMayGoOutOnlyOnceTakesNoKeptConnection) {
+  Tally arrived;
+  LoopbackServer server([&](Connection& connection) {
+    // Answers one request a connection; the second is read and dropped.
+    for (int i = 0; i < 2; ++i) {
+      if (!connection.ReadRequest()) return;
+      arrived.Add();
+      if (i == 0) connection.Send(OkAnswer("first"));
+    }
+  });
+  ASSERT_EQ(BodyOf(Exchange(*transport_, PostTo(server.Url()))), "first");
+  HttpRequest request = PostTo(server.Url(), "code=x");
+  request.only_once = true;
+  const HttpResponse response = Exchange(*transport_, std::move(request));
+  EXPECT_EQ(BodyOf(response), "first");
+  EXPECT_FALSE(response.resent);
+  EXPECT_EQ(arrived.count(), 2);
+}
+
+TEST_F(CurlTransportTest, WhatMayGoOutOnlyOnceIsNotSentAgain) {
+  Tally arrived;
+  LoopbackServer server([&](Connection& connection) {
+    if (connection.ReadRequest()) arrived.Add();
+  });
+  HttpRequest request = PostTo(server.Url(), "code=x");
+  request.only_once = true;
+  EXPECT_EQ(Exchange(*transport_, std::move(request)).failure, TransportFailure::kMaybeHandled);
+  EXPECT_EQ(arrived.count(), 1);
 }
 
 TEST_F(CurlTransportTest, RequestIsNeverSentAThirdTime) {

@@ -41,7 +41,7 @@ TEST(JwksCacheTest, FreshForAnHour) {
   EXPECT_TRUE(Has(cache, "b", kNow + kHour));
 }
 
-TEST(JwksCacheTest, AnUnknownKeyAsksOnceAMinute) {
+TEST(JwksCacheTest, AnUnknownKeyAsksNowAndThen) {
   JwksCache cache;
   ASSERT_TRUE(cache.Put(kSource, Document("a"), kNow));
   EXPECT_FALSE(cache.WantsFetchForUnknownKey(kSource, kNow));

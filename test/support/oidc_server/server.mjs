@@ -5,49 +5,62 @@
 // Runs until its standard input is closed. ACCESS_TOKEN_TTL: seconds (60).
 //
 // The clients are "basic", "post" (client_secret_basic, client_secret_post) and
-// "public" (none); their secrets are made at start. Besides the endpoints of
-// the discovery document there are
+// "public" (none); their secrets are made at start. SIGN_IN_REDIRECT_URIS, URIs
+// apart by blanks, adds "sign-in" (client_secret_basic, PKCE required), for which
+// users sign in with a browser. Besides the endpoints of the discovery document
+// there are
 //   GET  /test/clients                          client_id, client_secret, token_endpoint_auth_method of each
 //   GET  /test/grants?client=&n=&prefix=        new grants, as token responses with their subject
 //   GET  /test/stats                            counters
 //   GET  /test/introspect?token=                whether an access token is valid
 //   POST /test/control?broken=true|false        while broken, the token endpoint answers 500
+//   POST /test/control?jwks_broken=true|false   the same of the JWKS
+//   POST /test/control?rotate_keys=true         another key signs from now on; the JWKS has only that
 import './node_compat.mjs';
 import { randomBytes, randomInt, generateKeyPairSync } from 'node:crypto';
 import { renameSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { Provider } from 'oidc-provider';
 import { MapAdapter } from './map_adapter.mjs';
+import { answerInteraction, isInteraction } from './sign_in_pages.mjs';
 
 const accessTokenTtl = Number(process.env.ACCESS_TOKEN_TTL ?? 60);
 const scope = 'openid offline_access';
 const refreshTokenTtl = 24 * 3600;
+const signInRedirectUris = (process.env.SIGN_IN_REDIRECT_URIS ?? '').split(' ').filter(Boolean);
+const cookieKey = randomBytes(32).toString('hex');
 
 const clients = [
   ['basic', 'client_secret_basic'],
   ['post', 'client_secret_post'],
   ['public', 'none'],
+  ...(signInRedirectUris.length > 0 ? [['sign-in', 'client_secret_basic']] : []),
 ].map(([client_id, token_endpoint_auth_method]) => ({
   client_id,
   token_endpoint_auth_method,
   ...(token_endpoint_auth_method !== 'none' && { client_secret: randomBytes(24).toString('base64url') }),
 }));
 
-function createProvider(issuer) {
+// All that it remembers is in the adapter, so another one can take its place.
+function createProvider(issuer, kid) {
   const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' });
   return new Provider(issuer, {
     adapter: MapAdapter,
     clients: clients.map((client) => ({
       ...client,
       grant_types: ['authorization_code', 'refresh_token'],
-      redirect_uris: [`${issuer}/callback`],
+      redirect_uris: client.client_id === 'sign-in' ? signInRedirectUris : [`${issuer}/callback`],
       id_token_signed_response_alg: 'ES256',
     })),
-    cookies: { keys: [randomBytes(32).toString('hex')] },
+    claims: { openid: ['sub'], profile: ['name'] },
+    conformIdTokenClaims: false, // an id_token says the name, too
+    cookies: { keys: [cookieKey] },
     features: { devInteractions: { enabled: false }, introspection: { enabled: true }, revocation: { enabled: true } },
-    findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
+    findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id, name: id }) }),
+    interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
     // Without a kid the library computes one, with a function that Node 18 lacks.
-    jwks: { keys: [{ ...privateKey.export({ format: 'jwk' }), alg: 'ES256', kid: 'test', use: 'sig' }] },
+    jwks: { keys: [{ ...privateKey.export({ format: 'jwk' }), alg: 'ES256', kid, use: 'sig' }] },
+    pkce: { required: (ctx, client) => client.clientAuthMethod === 'none' || client.clientId === 'sign-in' },
     rotateRefreshToken: true,
     ttl: {
       AccessToken: accessTokenTtl,
@@ -90,7 +103,8 @@ async function mintGrant(provider, clientId, accountId) {
 }
 
 // The answer to a request for /test/..., or undefined.
-async function answerTest(provider, state, request, url) {
+async function answerTest(state, request, url) {
+  const { provider } = state;
   const query = url.searchParams;
   switch (`${request.method} ${url.pathname}`) {
     case 'GET /test/clients':
@@ -107,8 +121,10 @@ async function answerTest(provider, state, request, url) {
     case 'GET /test/introspect':
       return { active: Boolean(await provider.AccessToken.find(query.get('token'))) };
     case 'POST /test/control':
-      state.broken = query.get('broken') === 'true';
-      return { broken: state.broken };
+      if (query.has('broken')) state.broken = query.get('broken') === 'true';
+      if (query.has('jwks_broken')) state.jwksBroken = query.get('jwks_broken') === 'true';
+      if (query.get('rotate_keys') === 'true') renewKey(state);
+      return { broken: state.broken, jwks_broken: state.jwksBroken, kid: state.kid };
     default:
       return undefined;
   }
@@ -118,31 +134,51 @@ function answerJson(response, status, value) {
   response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(value));
 }
 
-function serve(server, provider) {
+// A provider with a new signing key takes the place of the one before.
+function renewKey(state) {
+  state.keys += 1;
+  state.kid = `test-${state.keys}`;
+  state.provider = createProvider(state.issuer, state.kid);
+  state.answerOidc = state.provider.callback();
+  countEvents(state.provider, state.stats);
+}
+
+// Notes a request in the statistics. Returns whether its endpoint is broken.
+function meet(state, path, response) {
+  if (path === '/token') state.stats.requests += 1;
+  if (path === '/jwks') state.stats.jwks += 1;
+  if (path === '/token/revocation') {
+    response.on('finish', () => { if (response.statusCode === 200) state.stats.revocations += 1; });
+  }
+  return (path === '/token' && state.broken) || (path === '/jwks' && state.jwksBroken);
+}
+
+function serve(server, issuer) {
   const state = {
+    issuer,
+    keys: 0,
     broken: false,
-    stats: { requests: 0, refreshed: 0, reuse: 0, grants_revoked: 0, refresh_tokens_consumed: 0, errors: {} },
+    jwksBroken: false,
+    stats: {
+      requests: 0, refreshed: 0, reuse: 0, grants_revoked: 0, refresh_tokens_consumed: 0, revocations: 0, jwks: 0, errors: {},
+    },
   };
-  countEvents(provider, state.stats);
-  const answerOidc = provider.callback();
+  renewKey(state);
   server.on('request', (request, response) => {
-    const url = new URL(request.url, provider.issuer);
+    const url = new URL(request.url, issuer);
     if (url.pathname.startsWith('/test/')) {
-      answerTest(provider, state, request, url).then(
+      answerTest(state, request, url).then(
         (value) => answerJson(response, value === undefined ? 404 : 200, value ?? {}),
         (error) => answerJson(response, 500, { error: error.message }),
       );
-      return;
+    } else if (meet(state, url.pathname, response)) {
+      request.resume();
+      answerJson(response, 500, { error: 'server_error' });
+    } else if (isInteraction(url.pathname)) {
+      answerInteraction(state.provider, request, response).catch((error) => answerJson(response, 400, { error: error.message }));
+    } else {
+      state.answerOidc(request, response);
     }
-    if (url.pathname === '/token') {
-      state.stats.requests += 1;
-      if (state.broken) {
-        request.resume();
-        answerJson(response, 500, { error: 'server_error' });
-        return;
-      }
-    }
-    answerOidc(request, response);
   });
 }
 
@@ -163,7 +199,7 @@ if (flag !== '--port-file' || !portFile) {
 }
 const server = createServer({ keepAliveTimeout: 60_000 });
 const port = await listen(server);
-serve(server, createProvider(`http://127.0.0.1:${port}`));
+serve(server, `http://127.0.0.1:${port}`);
 writeFileSync(`${portFile}.new`, `${port}\n`);
 renameSync(`${portFile}.new`, portFile);
 process.stdin.resume().on('end', () => process.exit(0));
