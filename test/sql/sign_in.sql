@@ -73,7 +73,7 @@ SELECT pg_temp.begun('op', subject => repeat('s', 1001));
 SELECT pg_temp.begun('op', subject => repeat('s', 1000)) ~ 'state=' AS begun;
 SELECT pg_temp.begun('op', label => repeat('l', 201));
 SELECT pg_temp.begun('op', redirect_uri => 'https://app.example.com/' || repeat('a', 1976)) ~ 'state=' AS begun;
-SELECT pg_temp.begun('op', redirect_uri => 'https://app.example.com/' || repeat('a', 2025));
+SELECT pg_temp.begun('op', redirect_uri => 'https://app.example.com/' || repeat('a', 1977));
 SELECT pg_temp.begun('op', scope => 'openid ' || repeat('s', 9000));
 SELECT pg_temp.begun('op', params => jsonb_build_object('x', repeat('x', 9000)));
 SELECT pg_temp.begun('unknown');
