@@ -13,7 +13,8 @@ use Time::HiRes qw(time usleep);
 use SignInTest;
 use TokenRefreshTest;
 
-my $node   = new_node('main', 'token_refresh.http_timeout' => '20s', 'restart_after_crash' => 'on');
+my $node   = new_node('main', 'token_refresh.http_timeout' => '20s', 'restart_after_crash' => 'on', 'max_prepared_transactions' => 2,
+    'token_refresh.sweep_interval' => '10s');
 my $server = start_openid_server();
 create_openid_provider($node, 'idp', $server);
 
@@ -256,6 +257,37 @@ subtest 'the refresher ends while a revocation is under way' => sub {
         is(arrived('/revoke'), $before + 4, '... sent once more');
         is(events("henry-$how"), 'disconnected token_revoked token_revoked', '... and noted once');
     }
+};
+
+subtest 'many, and at the same time' => sub {
+    my $grants = join ', ', map { sprintf q{token_refresh.store_credential('idp', 'many%s', '{"access_token": "fake-a%s", "refresh_token": "fake-r%s", "expires_in": 3600}')}, $_, $_, $_ } 1 .. 50;
+    sql("SELECT $grants");
+    my $before = arrived('/revoke');
+    is(sql(q{SELECT count(*) FROM token_refresh.credential c WHERE subject LIKE 'many%' AND token_refresh.disconnect(provider, subject, label)}), '50', 'fifty in one statement');
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.revocation', 'all are revoked');
+    is(arrived('/revoke') - $before, 100, '... each token once');
+
+    connect_user('nora');
+    my $session = background_session($node);
+    $session->query('BEGIN');
+    is($session->query(disconnect('nora')), 't', 'one transaction disconnects');
+    my $other = start_query($node, disconnect('nora'));
+    my $snapshot = start_query($node, 'BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM token_refresh.credential; ' . disconnect('nora'));
+    $node->poll_query_until('postgres', q{SELECT count(*) = 2 FROM pg_stat_activity WHERE wait_event_type = 'Lock'}) or die;
+    $session->query('COMMIT');
+    $session->quit;
+    is(($other->finish)[0], 'f', '... another one that waits for it finds nothing');
+    like(($snapshot->finish)[1], qr/could not serialize access/, '... nor does one with an older snapshot');
+    all_revoked('nora', 'revoked');
+    is(events('nora'), 'disconnected token_revoked token_revoked', '... once');
+};
+
+subtest 'COMMIT PREPARED' => sub {
+    connect_user('olga');
+    sql('BEGIN; ' . disconnect('olga') . q{; PREPARE TRANSACTION 'p'});
+    is(alive('olga') . pending(), '20', 'not before it');
+    sql(q{COMMIT PREPARED 'p'});
+    all_revoked('olga', 'after it');
 };
 
 subtest 'drop_provider with revocations pending' => sub {

@@ -165,6 +165,46 @@ subtest 'a refresher that takes its time' => sub {
     is($server->stats->{code_reuse}, 0, 'no code was presented twice');
 };
 
+subtest 'callers of other kinds' => sub {
+    my %answer = answer_for('held');
+    my $session = background_session($node);
+    $session->query('BEGIN');
+    $session->query('SELECT FROM token_refresh.authorization_request WHERE used_at IS NULL FOR UPDATE');
+    like(error_of($node, complete_sql(%answer)), qr/^08006 /, 'a request that somebody holds');
+    $session->query('ROLLBACK');
+    $session->quit;
+    is(used(%answer), 'f', '... is not spent');
+    is(sql(complete_sql(%answer)), 'held', '... and good afterwards');
+
+    sql(q{CREATE FUNCTION tries(n integer, state text, code text) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE failed integer := 0;
+BEGIN
+    FOR i IN 1 .. n LOOP
+        BEGIN
+            PERFORM token_refresh.complete_authorization(state, code);
+        EXCEPTION WHEN invalid_authorization_specification THEN failed := failed + 1;
+        END;
+    END LOOP;
+    RETURN failed;
+END $$});
+    %answer = answer_for('in a function');
+    is(sql(sprintf 'SELECT tries(20, %s, %s)', map { literal($_) } @answer{qw(state code)}), '19', 'one success and nineteen refusals in one transaction');
+    is(stored('in a function') . segments(), "1$segments_before", '... leave one credential and no segment');
+
+    sql('CREATE ROLE app LOGIN; GRANT USAGE ON SCHEMA token_refresh TO app; GRANT EXECUTE ON FUNCTION token_refresh.complete_authorization TO app');
+    %answer = answer_for('by a role');
+    my ($status, $output) = $node->psql('postgres', 'BEGIN READ ONLY; ' . complete_sql(%answer), connstr => $node->connstr('postgres') . ' user=app');
+    is($output, 'by a role', 'a role that may do nothing else, in a transaction that may write nothing');
+
+    sql('SELECT token_refresh.pause()');
+    %answer = answer_for('paused');
+    is(sql(complete_sql(%answer)), 'paused', 'sign-ins go on while refreshing is paused');
+    is(sql(q{SELECT token_refresh.disconnect('idp', 'paused')}), 't', '... so does disconnecting');
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.revocation', '... and revoking');
+    sql('SELECT token_refresh.resume()');
+    is($server->stats->{code_reuse}, 0, 'no code was presented twice');
+};
+
 subtest 'tables that do not take it' => sub {
     sql(q{ALTER TABLE token_refresh.credential ADD CONSTRAINT unwanted CHECK (subject <> 'unwanted')});
     my %answer = answer_for('unwanted');
