@@ -20,7 +20,8 @@ Statement take_authorization = {
     {INT8OID, TEXTOID, TEXTOID},
     nullptr};
 Statement find_owner = {
-    "SELECT o.provider, o.owner, o.label FROM token_refresh._authorization_owner($1, $2) o WHERE o.provider IS NOT NULL",
+    "SELECT o.provider, o.owner, o.label FROM token_refresh._authorization_owner($1, $2) o"
+    " WHERE o.provider IS NOT NULL",
     2,
     {INT8OID, JSONBOID},
     nullptr};
@@ -88,7 +89,8 @@ void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_p
   CommitToDisk();
   Datum values[] = {Int64GetDatum(id), TextOrNull(expected_provider), TextOrNull(iss)};
   const char nulls[] = {' ', expected_provider != nullptr ? ' ' : 'n', iss != nullptr ? ' ' : 'n', '\0'};
-  if (Execute(&take_authorization, values, false, nulls) != 1) elog(ERROR, "token_refresh: an authorization request is lost");
+  if (Execute(&take_authorization, values, false, nulls) != 1)
+    elog(ERROR, "token_refresh: an authorization request is lost");
   MemoryContext previous = MemoryContextSwitchTo(context);
   strlcpy(taken->result, TextDatumGetCString(RequireColumn(1)), sizeof(taken->result));
   if (strcmp(taken->result, "taken") == 0) ReadTaken(taken);
