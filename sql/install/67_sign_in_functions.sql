@@ -124,8 +124,9 @@ BEGIN
     DELETE FROM @extschema@.revocation x WHERE x.id = revocation_id;
     INSERT INTO @extschema@.audit_event (event, provider, subject, label, failure, message, actor)
         VALUES (CASE WHEN outcome = 'done' THEN 'token_revoked' ELSE 'revocation_failed' END, r.provider, r.subject, r.label,
-                CASE WHEN outcome <> 'done' THEN outcome END,
-                concat_ws(': ', r.token_type_hint, CASE WHEN outcome = 'retry' THEN 'given up after ' || r.attempts || ' attempts' END, why),
+                CASE outcome WHEN 'retry' THEN 'given_up' WHEN 'refused' THEN 'refused' END,
+                concat_ws(': ', r.token_type_hint, CASE WHEN outcome = 'retry' THEN 'given up after ' || r.attempts || ' attempts' END,
+                          nullif(why, '')),
                 'refresher');
 END $$;
 COMMENT ON FUNCTION _settle_revocation(bigint, text, text, interval) IS 'internal: what has become of a revocation';
@@ -160,7 +161,7 @@ DECLARE
     its_provider @extschema@.provider;
     made record;
     wanted_scope text;
-    max_age integer;
+    max_age text;
 BEGIN
     PERFORM @extschema@._require('provider', provider IS NULL);
     PERFORM @extschema@._require('redirect_uri', redirect_uri IS NULL);
@@ -190,10 +191,14 @@ BEGIN
                   HINT = 'Give the subject; or the scope "openid" and the provider the options issuer and jwks_uri; or the option userinfo_endpoint.';
     END IF;
     -- OpenID Connect Core 1.0 section 3.1.2.1: how long ago the user may have proved who he is.
-    max_age := coalesce(authorization_params ->> 'max_age', its_provider.effective_options #>> '{authorization_params,max_age}');
+    max_age := CASE WHEN authorization_params ? 'max_age' THEN authorization_params ->> 'max_age'
+                    ELSE its_provider.effective_options #>> '{authorization_params,max_age}' END;
+    IF max_age !~ '^[0-9]{1,9}$' THEN
+        RAISE EXCEPTION 'authorization parameter "max_age" must be a number of seconds' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     INSERT INTO @extschema@.authorization_request (state_hash, provider, subject, label, redirect_uri, code_verifier, sends_verifier,
                                                    wants_id_token, max_age, expires_at)
-        VALUES (made.state_hash, provider, subject, label, redirect_uri, made.code_verifier, made.sends_verifier, made.wants_id_token, max_age,
+        VALUES (made.state_hash, provider, subject, label, redirect_uri, made.code_verifier, made.sends_verifier, made.wants_id_token, max_age::integer,
                 clock_timestamp() + expires_in);
     authorization_url := made.authorization_url;
     state := made.state;

@@ -21,8 +21,8 @@ std::optional<CodePayload> ReadCodePayload(std::string_view json) {
   CodePayload payload;
   payload.authorization = static_cast<int64_t>(*id->get_ptr<const uint64_t*>());
   payload.code = Secret(*code);
-  payload.expected_provider = TextMember(*object, "provider").value_or("");
-  payload.iss = TextMember(*object, "iss").value_or("");
+  payload.expected_provider = TextMember(*object, "provider");
+  payload.iss = TextMember(*object, "iss");
   return payload;
 }
 

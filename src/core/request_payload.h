@@ -15,7 +15,7 @@ namespace token_refresh {
 struct CodePayload {
   int64_t authorization = 0;
   Secret code;
-  std::string expected_provider, iss;  // empty: not said
+  std::optional<std::string> expected_provider, iss;
 };
 std::optional<CodePayload> ReadCodePayload(std::string_view json);
 

@@ -17,12 +17,13 @@ constexpr const char* kRefresherActor = "refresher";
 
 Statement take_authorization = {
     "SELECT t.result, t.provider, t.redirect_uri, t.code_verifier, t.state_hash, t.sends_verifier, t.wants_id_token,"
-    " t.has_subject, t.max_age FROM token_refresh._take_authorization($1, nullif($2, ''), nullif($3, '')) t",
+    " t.has_subject, t.max_age FROM token_refresh._take_authorization($1, $2, $3) t",
     3,
     {INT8OID, TEXTOID, TEXTOID},
     nullptr};
 Statement find_owner = {
-    "SELECT o.provider, o.owner, o.label FROM token_refresh._authorization_owner($1, $2) o",
+    "SELECT o.provider, o.owner, o.label FROM token_refresh._authorization_owner($1, $2) o"
+    " WHERE o.provider IS NOT NULL",
     2,
     {INT8OID, JSONBOID},
     nullptr};
@@ -74,6 +75,8 @@ Datum JsonDatum(std::string_view json) {
                              CStringGetDatum(pg_any_to_server(text, static_cast<int>(json.size()), PG_UTF8)));
 }
 
+Datum TextOrNull(const char* text) { return text != nullptr ? CStringGetTextDatum(text) : 0; }
+
 void Revoke(int64_t id, std::string_view sealed, const char* hint) {
   if (sealed.empty()) return;
   Datum values[] = {Int64GetDatum(id), BytesDatum(sealed), CStringGetTextDatum(hint)};
@@ -86,9 +89,10 @@ void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_p
                        TakenAuthorization* taken) {
   // Before the code goes out it must be certain that it does not go out again.
   CommitToDisk();
-  Datum values[] = {Int64GetDatum(id), CStringGetTextDatum(expected_provider == nullptr ? "" : expected_provider),
-                    CStringGetTextDatum(iss == nullptr ? "" : iss)};
-  if (Execute(&take_authorization, values, false) != 1) elog(ERROR, "token_refresh: an authorization request is lost");
+  Datum values[] = {Int64GetDatum(id), TextOrNull(expected_provider), TextOrNull(iss)};
+  const char nulls[] = {' ', expected_provider != nullptr ? ' ' : 'n', iss != nullptr ? ' ' : 'n', '\0'};
+  if (Execute(&take_authorization, values, false, nulls) != 1)
+    elog(ERROR, "token_refresh: an authorization request is lost");
   MemoryContext previous = MemoryContextSwitchTo(context);
   strlcpy(taken->result, TextDatumGetCString(RequireColumn(1)), sizeof(taken->result));
   if (strcmp(taken->result, "taken") == 0) ReadTaken(taken);
@@ -101,7 +105,7 @@ void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& give
   Datum claims_datum = claims.empty() ? 0 : JsonDatum(claims);
   Datum owner_values[] = {Int64GetDatum(id), claims.empty() ? JsonDatum("{}") : claims_datum};
   if (Execute(&find_owner, owner_values, false) != 1)
-    ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("the authorization request is gone")));
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("the authorization request is gone")));
   const CredentialName name = {PointerGetDatum(DatumGetTextPCopy(RequireColumn(1))),
                                PointerGetDatum(DatumGetTextPCopy(RequireColumn(2))),
                                PointerGetDatum(DatumGetTextPCopy(Column(3, &is_null)))};

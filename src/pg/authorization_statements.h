@@ -27,6 +27,7 @@ void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_p
                        TakenAuthorization* taken);
 
 // Stores the credential, and those that came with it. claims: JSON in UTF-8; empty: none.
+// undefined_object: the row has gone, as with its provider.
 void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& given);
 
 // Tokens that were given although the sign-in is refused; sealed for kAuthorizationPlace, the id, and the column

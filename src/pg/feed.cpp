@@ -40,8 +40,16 @@ int32_t own_writes = 0;
 bool own_writes_until_end = false;
 
 void EndOwnWrites(XactEvent event, void*) {
-  if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-    own_writes_until_end = false;
+  if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE) return;
+  own_writes = 0;
+  own_writes_until_end = false;
+}
+
+// An error may keep us from saying that they are over.
+void EndOwnWritesWithTransaction() {
+  static bool registered = false;
+  if (!registered) RegisterXactCallback(EndOwnWrites, nullptr);
+  registered = true;
 }
 
 void ClearTable(int32_t token_table) {
@@ -252,7 +260,10 @@ void Feed(TriggerData* trigger) {
 
 }  // namespace
 
-void SetOwnWrites(int32_t token_table) { own_writes = token_table; }
+void SetOwnWrites(int32_t token_table) {
+  EndOwnWritesWithTransaction();
+  own_writes = token_table;
+}
 
 }  // namespace token_refresh
 
@@ -272,11 +283,7 @@ extern "C" Datum token_refresh_feed_schedule(PG_FUNCTION_ARGS) {
 
 extern "C" Datum token_refresh_own_writes(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
-  static bool registered = false;
-  if (!registered) {
-    RegisterXactCallback(EndOwnWrites, nullptr);
-    registered = true;
-  }
+  EndOwnWritesWithTransaction();
   own_writes_until_end = PG_GETARG_BOOL(0);
   PG_RETURN_VOID();
 }

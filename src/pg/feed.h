@@ -8,7 +8,7 @@
 namespace token_refresh {
 
 // What the refresher is about to write into this token table is no news to the schedule; 0: whatever is
-// written is. What the table's own triggers write into other tables is news.
+// written is. What the table's own triggers write into other tables is news. Ends with the transaction at the latest.
 void SetOwnWrites(int32_t token_table);
 
 }  // namespace token_refresh

@@ -86,7 +86,8 @@ extern "C" Datum token_refresh_disconnect(PG_FUNCTION_ARGS) {
     if (!done)
       ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("the credential may not be deleted"),
                       errhint("Row-level security on token_refresh.credential forbids it to the current user.")));
-    WakeRefresherAtCommit(GetCurrentTimestamp());
+    // In any case: when it looks at the schedule by itself, it does not look for revocations.
+    WakeRefresherAtCommit(DT_NOBEGIN);
   }
   SPI_finish();
   PG_RETURN_BOOL(done);

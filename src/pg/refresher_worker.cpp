@@ -172,6 +172,8 @@ void SweepIfDue(Worker* worker) {
     if (worker->drain_until != 0 || now < worker->store->NextSweepAt()) return Ok();
     // One step a turn, so that a big table keeps nobody waiting.
     if (!worker->store->SweepStep(now)) worker->engine->ScheduleChanged();
+    // COMMIT PREPARED has woken nobody.
+    worker->desks->LookAgain();
     return Ok();
   });
 }

@@ -15,7 +15,7 @@ namespace token_refresh {
 namespace {
 
 constexpr const char* kActivity = "token_refresh: sign-ins";
-// What cannot be stored is tried again for a minute, unless it is the data that is wrong.
+// What cannot be stored is tried again for a minute, unless that is hopeless.
 constexpr Micros kFirstPause = kSecond;
 constexpr Micros kPatience = kMinute;
 
@@ -26,6 +26,8 @@ Result<CodePayload> ReadCode(const PendingRequest& request) {
   if (code.has_value()) return std::move(*code);
   return Error{ErrorCode::kInternal, "its payload is damaged", ""};
 }
+
+const char* OrNull(const std::optional<std::string>& text) { return text.has_value() ? text->c_str() : nullptr; }
 
 DemandResult ResultOfTaking(const char* result) {
   if (strcmp(result, "used") == 0) return DemandResult::kSpent;
@@ -51,9 +53,11 @@ std::string SealRefused(int64_t authorization, const char* column, const Secret&
   return sealed.ok() ? std::move(*sealed) : std::string();
 }
 
-bool IsWrongData(const PostgresError& error) {
+// The data is wrong, or nobody waits for it any more: its provider was dropped.
+bool IsHopeless(const PostgresError& error) {
   const int category = ERRCODE_TO_CATEGORY(error.sqlstate);
-  return category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION;
+  return category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION ||
+         error.sqlstate == ERRCODE_UNDEFINED_OBJECT;
 }
 
 void Complain(const char* doing, const PostgresError& error) {
@@ -104,7 +108,7 @@ DemandResult SignInDesk::Begin(const PendingRequest& request) {
   MemoryContextReset(context_);
   TakenAuthorization taken = {};
   auto error = RunPostgres(kActivity, [&] {
-    TakeAuthorization(context_, answer->authorization, answer->expected_provider.c_str(), answer->iss.c_str(), &taken);
+    TakeAuthorization(context_, answer->authorization, OrNull(answer->expected_provider), OrNull(answer->iss), &taken);
   });
   if (error) Complain("taking up a sign-in", *error);
   if (error) return DemandResult::kInternal;
@@ -158,7 +162,7 @@ bool SignInDesk::Store(const Finished& finished, bool last_attempt) {
       return true;
     }
     Complain("storing the tokens of a sign-in", *error);
-    if (!last_attempt && !IsWrongData(*error)) return false;
+    if (!last_attempt && !IsHopeless(*error)) return false;
   }
   const std::string access_token = SealRefused(authorization, "access_token", result.tokens.access_token);
   const std::string refresh_token = SealRefused(authorization, "refresh_token", result.tokens.refresh_token);

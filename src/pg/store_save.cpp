@@ -3,7 +3,6 @@
 #include <set>
 
 #include "pg/catalog.h"
-#include "pg/feed.h"
 #include "pg/outcome_log.h"
 #include "pg/save_statements.h"
 #include "pg/seal_outcomes.h"
@@ -121,7 +120,6 @@ bool PgStore::SaveOnce(Saving* saving, const std::vector<size_t>& which, Postgre
   std::vector<char> written(outcomes.size()), outdated(outcomes.size());
   SaveWork work{saving->now, token_table, outcomes, *sealed, saving->targets, which, names,
                 messages,    notes,       saving->from_parked, written, schedule_only, outdated};
-  SetOwnWrites(0);
   std::optional<PostgresError> failed = RunPostgres(kActivitySave, [&] { WriteOutcomes(work); });
   if (failed) {
     std::vector<size_t> current;

@@ -13,7 +13,8 @@ POST /token                              authorization_code (RFC 6749 4.1.3, RFC
 GET  /jwks, GET /userinfo, POST /revoke
 POST /test/control                       JSON: see DEFAULTS
 POST /test/rotate                        JSON {keep}: a new signing key; the old one stays published if keep
-GET  /test/stats                         counters
+GET  /test/stats                         counters; tokens: whose each living one is; arrived: requests by path;
+                                         verifiers: the code_verifiers that came
 
 A code is good once. Presented again it is counted (code_reuse) and refused.
 """
@@ -42,6 +43,8 @@ DEFAULTS = {
     "lifetime": 3600,  # of an access token, seconds
     "down": [],  # paths that answer 503, such as "/jwks"
     "hang": 0,  # seconds before /token answers
+    "slow": {},  # from paths to the seconds before they answer
+    "raw": {},  # from paths to [status, content type, text], which they answer
     "refuse": "",  # the error with which /token answers
     "metadata": {},  # set in the discovery document; null removes one
 }
@@ -71,7 +74,8 @@ class Provider:
         self.url, self.directory = url, directory
         self.lock = threading.Lock()
         self.settings = dict(DEFAULTS)
-        self.stats = {"requests": 0, "codes": 0, "code_reuse": 0, "refreshed": 0, "jwks": 0, "userinfo": 0, "revoked": []}
+        self.stats = {"requests": 0, "codes": 0, "code_reuse": 0, "refreshed": 0, "jwks": 0, "userinfo": 0, "revoked": [], "arrived": {},
+                      "verifiers": []}
         self.codes, self.tokens = {}, {}
         self.client = {"client_id": "app", "client_secret": secrets.token_urlsafe(24)}
         self.key = RsaKey(directory)
@@ -119,11 +123,13 @@ class Provider:
         request = self.codes.get(form.get("code"))
         if request is None:
             return 400, {"error": "invalid_grant", "error_description": "unknown code"}
-        if request["used"]:
-            self.stats["code_reuse"] += 1
-            return 400, {"error": "invalid_grant", "error_description": "the code was used"}
-        request["used"] = True
-        self.stats["codes"] += 1
+        with self.lock:
+            if request["used"]:
+                self.stats["code_reuse"] += 1
+                return 400, {"error": "invalid_grant", "error_description": "the code was used"}
+            request["used"] = True
+            self.stats["codes"] += 1
+        self.stats["verifiers"].append(form.get("code_verifier"))
         challenge = b64(hashlib.sha256(form.get("code_verifier", "").encode()).digest())
         if request.get("code_challenge", challenge) != challenge or form.get("redirect_uri") != request["redirect_uri"]:
             return 400, {"error": "invalid_grant", "error_description": "code_verifier or redirect_uri is wrong"}
@@ -134,7 +140,8 @@ class Provider:
         user = self.tokens.pop(form.get("refresh_token"), None)
         if user is None:
             return 400, {"error": "invalid_grant"}
-        self.stats["refreshed"] += 1
+        with self.lock:
+            self.stats["refreshed"] += 1
         return 200, self.tokens_for(user, None, False)
 
 
@@ -145,8 +152,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format, *args):
         pass
 
-    def answer(self, status, value, headers={}):
-        payload = json.dumps(value).encode()
+    def answer(self, status, value, headers={}, text=None):
+        payload = (json.dumps(value) if text is None else text).encode()
         self.send_response(status)
         for name, content in {"Content-Type": "application/json", **headers, "Content-Length": str(len(payload))}.items():
             self.send_header(name, content)
@@ -163,6 +170,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         provider = self.server.provider
         url = urllib.parse.urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        with provider.lock:
+            provider.stats["arrived"][url.path] = provider.stats["arrived"].get(url.path, 0) + 1
+        time.sleep(provider.settings["slow"].get(url.path, 0))
+        if url.path in provider.settings["raw"]:
+            status, content_type, text = provider.settings["raw"][url.path]
+            return self.answer(status, None, {"Content-Type": content_type}, text)
         if url.path in provider.settings["down"]:
             return self.answer(503, {"error": "temporarily_unavailable"})
         query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
@@ -195,13 +208,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         time.sleep(provider.settings["hang"])
         with provider.lock:
             provider.stats["requests"] += 1
-            expected = f"{provider.client['client_id']}:{provider.client['client_secret']}"
-            basic = base64.b64encode(expected.encode()).decode()
-            if self.headers.get("Authorization") != "Basic " + basic:
-                return self.answer(401, {"error": "invalid_client"})
-            if provider.settings["refuse"]:
-                return self.answer(400, {"error": provider.settings["refuse"], "error_description": f"no: {form.get('code')}"})
-            self.answer(*(provider.refresh(form) if form.get("grant_type") == "refresh_token" else provider.exchange(form)))
+        expected = f"{provider.client['client_id']}:{provider.client['client_secret']}"
+        basic = base64.b64encode(expected.encode()).decode()
+        if self.headers.get("Authorization") != "Basic " + basic:
+            return self.answer(401, {"error": "invalid_client"})
+        if provider.settings["refuse"]:
+            return self.answer(400, {"error": provider.settings["refuse"], "error_description": f"no: {form.get('code')}"})
+        self.answer(*(provider.refresh(form) if form.get("grant_type") == "refresh_token" else provider.exchange(form)))
 
     def jwks(self, provider, query, body):
         provider.stats["jwks"] += 1
@@ -230,7 +243,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, {})
 
     def stats(self, provider, query, body):
-        self.answer(200, {**provider.stats, "client": provider.client})
+        self.answer(200, {**provider.stats, "client": provider.client, "tokens": dict(provider.tokens)})
 
 
 class Server(http.server.ThreadingHTTPServer):
