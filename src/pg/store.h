@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -132,7 +133,7 @@ class PgStore final : public Store {
   struct SweepState {
     SweepStage stage = SweepStage::kIdle;
     int32_t table = 0;
-    std::string cursor;  // last key or id looked at, as text; empty: at the beginning
+    std::optional<std::string> cursor;  // last key or id looked at, as text; nothing: at the beginning
     bool one_by_one = false;  // the batch has failed as a whole
     bool locked = false;      // rows were left out because somebody held them
     bool empty = false;       // the table has no row

@@ -153,6 +153,7 @@ std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
     in_flight[n].schedule_id = schedule_id;
     digest.copy(in_flight[n++].digest, sizeof(InFlightToken::digest));
   }
+  const char* cursor = sweep_.cursor ? sweep_.cursor->c_str() : nullptr;
   auto error = RunPostgres(kActivityUpkeep, [&] {
     TokenTable* table = FindTokenTable(sweep_.table);
     swept.detached = table == nullptr || (sweep_.stage == SweepStage::kCleanUp && !HoldTokenTable(table->id));
@@ -160,9 +161,9 @@ std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
     if (!OidIsValid(get_rel_namespace(table->relation))) return ForgetTable(table->id);
     TokenTableStatements* statements = StatementsFor(sweep_.table);
     if (sweep_.stage == SweepStage::kFindMissing)
-      swept.last = FindMissingBatch(statements, sweep_.cursor.c_str(), in_flight);
+      swept.last = FindMissingBatch(statements, cursor, in_flight);
     else if (sweep_.stage == SweepStage::kReconcile)
-      ReconcileBatch(statements, sweep_.cursor.c_str(), sweep_.one_by_one, in_flight, &swept);
+      ReconcileBatch(statements, cursor, sweep_.one_by_one, in_flight, &swept);
     else
       more = !CleanUpBatch(table->id, sweep_.began_at, sweep_.empty || table->hides_rows, sweep_.locked);
     if (swept.last != nullptr) swept.last = MemoryContextStrdup(scratch_context_, swept.last);
@@ -171,9 +172,11 @@ std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
   if (swept.failed_sqlstate != 0) Complain("planning a row", {swept.failed_sqlstate, {}});
   sweep_.detached = swept.detached;
   sweep_.locked = sweep_.locked || swept.locked;
-  *ended = swept.last == nullptr && !more;
-  if (sweep_.stage == SweepStage::kReconcile && sweep_.cursor.empty()) sweep_.empty = *ended;
-  if (swept.last != nullptr) sweep_.cursor = swept.last;
+  // A cursor that does not move would never come to the end: what the owner's casts make of a key is his affair.
+  const bool moved = swept.last != nullptr && sweep_.cursor != swept.last;
+  *ended = !moved && !more;
+  if (sweep_.stage == SweepStage::kReconcile && !sweep_.cursor) sweep_.empty = swept.last == nullptr;
+  if (moved) sweep_.cursor = swept.last;
   return std::nullopt;
 }
 
@@ -279,7 +282,7 @@ void PgStore::TidySessions() {
 }
 
 void PgStore::NextSweepStage(Micros now, bool failed) {
-  sweep_.cursor.clear();
+  sweep_.cursor.reset();
   if (sweep_.stage != SweepStage::kCleanUp && !failed) {
     sweep_.stage = sweep_.stage == SweepStage::kFindMissing ? SweepStage::kReconcile : SweepStage::kCleanUp;
     return;

@@ -58,8 +58,6 @@ subtest 'a table is locked whose description is known' => sub {
     poll_until($node, "SELECT parked FROM token_refresh.token_status WHERE subject = 'busy1'", 'what is in flight is parked');
     others_go_on('later');
     is(table_status($node, 'busy2', 'status'), 'connected', 'nothing is in error');
-    my $keys = start_query($node, "SET lock_timeout = '1s'; UPDATE token_refresh.parked_result SET retry_at = now()");
-    $keys->finish;
     $session->query_safe('COMMIT');
     $session->quit;
     refreshed($node, $server, 'busy', 'busy1', 'after the lock');
@@ -84,7 +82,7 @@ subtest 'a session that waits for the lock of a table' => sub {
     is(($session->query('SELECT 1'))[0], '1', 'and the session goes on');
     $session->query('CALL token_refresh.rotate_keys()');
     is(($session->query('SELECT 2'))[0], '2', 'after rotate_keys, too');
-    $session->query_safe("SET lock_timeout = 0; SET statement_timeout = '300ms'");
+    $session->query("SET lock_timeout = 0; SET statement_timeout = '300ms'");
     $session->{stderr} = '';
     $session->query($usage);
     like($session->{stderr}, qr/ERROR:  .*cancel/, 'a cancel ends the statement');
@@ -122,11 +120,11 @@ subtest 'keys that are too long for the schedule, in front' => sub {
     app($node, "INSERT INTO long " . rows_of("repeat('a', 3000) || i", 300) . "; INSERT INTO long " . rows_of("'b' || i", 300));
     attach($node, 'long');
     taken_up('long', 300, 'those behind them are taken up');
-    app($node, "UPDATE long SET expires_at = CASE WHEN key = 'b7' THEN 'infinity' ELSE expires_at END");
-    # A batch that fails is read row by row.
-    app($node, token_table('odd', 'key text PRIMARY KEY, n integer NOT NULL DEFAULT 1'));
-    app($node, "INSERT INTO odd (key, name, access_token, refresh_token, expires_at) " . rows_of("repeat('a', 3000) || i", 240) . "; INSERT INTO odd (key, name, access_token, refresh_token, expires_at) " . rows_of("'b' || i", 300) . "; UPDATE odd SET n = 0 WHERE key IN ('b1', 'b100')");
+    # A batch that fails is read row by row. What a replica session writes the trigger does not see.
+    app($node, token_table('odd', 'key text PRIMARY KEY') . 'ALTER TABLE odd ADD n integer DEFAULT 1');
     attach($node, 'odd', filter => '1 / n = 1');
+    super($node, 'SET session_replication_role = replica; BEGIN; INSERT INTO odd ' . rows_of("repeat('a', 3000) || i", 240) . '; INSERT INTO odd ' . rows_of("'b' || i", 300)
+        . "; UPDATE odd SET n = 0 WHERE key IN ('b1', 'b100'); COMMIT");
     taken_up('odd', 300, 'row by row, too');
     app($node, join ';', map { "SELECT token_refresh.detach_table('$_')" } qw(long odd));
 };
