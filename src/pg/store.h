@@ -139,6 +139,7 @@ class PgStore final : public Store {
     bool empty = false;       // the table has no row
     bool detached = false;    // or it is about to be
     Micros began_at = 0;
+    Micros turn_began_at = 0;
   };
   struct SweptTable {
     int32_t id = 0;
@@ -147,7 +148,8 @@ class PgStore final : public Store {
     Micros swept_at = 0;       // 0: never
     bool locked = false;       // rows were left out then
     int failures = 0;          // sweeps that have failed in a row
-    std::optional<SweepState> paused;  // the table was suspended in the middle of a sweep
+    std::optional<SweepState> paused;  // in the middle of a sweep the table was suspended, or its turn was over
+    Micros turn_ended_at = 0;
   };
   static Micros SweepDueAt(const SweptTable& table);
   std::optional<PostgresError> SweepBatch(bool* ended);
@@ -155,7 +157,7 @@ class PgStore final : public Store {
   void ReleaseDetached(const std::vector<SweptTable>& before);
   bool StartSweep(Micros now);
   void NextSweepStage(Micros now, bool failed);
-  bool PauseSweep();
+  bool PauseSweep(Micros now);
   void Trim();
   void TidySessions();
 

@@ -77,6 +77,8 @@ Statement forget_table = {
 
 // Rows that were locked are looked at again so soon.
 constexpr Micros kLockedPause = 30 * kSecond;
+// How long a table is swept while others wait.
+constexpr Micros kSweepTurn = kSecond;
 // A sweep that fails is tried again after 2, 4, 8 ... s: a table may just be about to be restored.
 constexpr int kMostDoublings = 20;
 
@@ -132,7 +134,7 @@ Micros PgStore::SweepDueAt(const SweptTable& table) {
 
 bool PgStore::SweepStep(Micros now) {
   if (sweep_.stage == SweepStage::kIdle) return StartSweep(now);
-  if (IsSuspended(sweep_.table, now)) return PauseSweep();
+  if (IsSuspended(sweep_.table, now) || now - sweep_.turn_began_at > kSweepTurn) return PauseSweep(now);
   bool ended = false;
   auto error = SweepBatch(&ended);
   // A row that cannot be read or planned must not keep those behind it from being so.
@@ -236,28 +238,33 @@ void PgStore::ReleaseDetached(const std::vector<SweptTable>& before) {
   if (error) Complain("forgetting detached tables", *error);
 }
 
+// By turns: whatever a table does to make its sweep long, the others are swept as well.
 bool PgStore::StartSweep(Micros now) {
   ListTables();
-  for (SweptTable& table : swept_tables_) {
-    if (SweepDueAt(table) > now) continue;
-    if (table.id == kBuiltInTokenTable) {
-      Trim();
-      TidySessions();
-    }
-    if (table.paused)
-      sweep_ = std::move(*table.paused);
-    else
-      sweep_ = {.stage = SweepStage::kFindMissing, .table = table.id, .began_at = now};
-    table.paused.reset();
-    return true;
+  SweptTable* next = nullptr;
+  for (SweptTable& table : swept_tables_)
+    if (SweepDueAt(table) <= now && (next == nullptr || table.turn_ended_at < next->turn_ended_at)) next = &table;
+  if (next == nullptr) return false;
+  if (next->id == kBuiltInTokenTable && !next->paused) {
+    Trim();
+    TidySessions();
   }
-  return false;
+  if (next->paused)
+    sweep_ = std::move(*next->paused);
+  else
+    sweep_ = {.stage = SweepStage::kFindMissing, .table = next->id, .began_at = now};
+  sweep_.turn_began_at = now;
+  next->paused.reset();
+  return true;
 }
 
-// Goes on where it was when the table is not suspended any more.
-bool PgStore::PauseSweep() {
-  for (SweptTable& table : swept_tables_)
-    if (table.id == sweep_.table) table.paused = sweep_;
+// Goes on where it was when it is the table's turn again.
+bool PgStore::PauseSweep(Micros now) {
+  for (SweptTable& table : swept_tables_) {
+    if (table.id != sweep_.table) continue;
+    table.paused = sweep_;
+    table.turn_ended_at = now;
+  }
   sweep_ = {};
   return true;
 }
@@ -290,7 +297,7 @@ void PgStore::NextSweepStage(Micros now, bool failed) {
   sweep_.stage = SweepStage::kIdle;
   for (SweptTable& table : swept_tables_) {
     if (table.id != sweep_.table) continue;
-    table.swept_at = now;
+    table.swept_at = table.turn_ended_at = now;
     table.locked = sweep_.locked;
     table.failures = failed ? table.failures + 1 : 0;
   }

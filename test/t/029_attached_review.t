@@ -112,7 +112,19 @@ subtest 'a key that is the empty text' => sub {
     app($node, token_table('after_turning') . "INSERT INTO after_turning (name, refresh_token, expires_at) VALUES ('after', 'r', $later)");
     attach($node, 'after_turning');
     taken_up('after_turning', 1, 'and the sweep ends');
-    app($node, join ';', map { "SELECT token_refresh.detach_table('$_')" } qw(nothing nothing_polled after_nothing after_nothing_polled turning after_turning));
+    # It may also go round in circles, for ever.
+    app($node, "CREATE TYPE wheel AS ENUM (" . join(', ', map { "'$_'" } 1 .. 300) . q{); CREATE FUNCTION spin(text) RETURNS wheel LANGUAGE sql AS $$ SELECT CASE WHEN $1 IN ('250', '251') THEN '40'::public.wheel ELSE '1'::public.wheel END $$; CREATE CAST (text AS wheel) WITH FUNCTION spin(text)});
+    app($node, token_table('circling', 'key wheel PRIMARY KEY') . "INSERT INTO circling SELECT w, 'circling', 'a', 'r', $later FROM unnest(enum_range(NULL::wheel)) w");
+    attach($node, 'circling');
+    app($node, token_table('after_circling') . "INSERT INTO after_circling (name, refresh_token, expires_at) VALUES ('after', 'r', $later)");
+    attach($node, 'after_circling');
+    taken_up('after_circling', 1, 'a sweep that never ends: others have their turn');
+    for my $turn (1, 2)
+    {
+        super($node, "INSERT INTO token_refresh.schedule (token_table, row_key, provider) SELECT id, 'probe', 0 FROM token_refresh.token_table WHERE relation = 'after_circling'::regclass");
+        poll_until($node, "SELECT count(*) = 0 FROM token_refresh.schedule WHERE row_key = 'probe'", 'and again');
+    }
+    app($node, join ';', map { "SELECT token_refresh.detach_table('$_')" } qw(circling after_circling nothing nothing_polled after_nothing after_nothing_polled turning after_turning));
 };
 
 subtest 'keys that are too long for the schedule, in front' => sub {
