@@ -5,7 +5,6 @@
 #include "pg/statements.h"
 #include "pg/table_description.h"
 #include "pg/table_watch.h"
-#include "pg/workers.h"
 
 extern "C" {
 #include "storage/lmgr.h"
@@ -124,11 +123,7 @@ bool HoldTokenTable(int32_t id) {
 }
 
 void LockTokenTable(const TokenTable& table) {
-  // The refresher has other tables to serve.
-  if (!AmRefresher())
-    LockRelationOid(table.relation, AccessShareLock);
-  else if (!ConditionalLockRelationOid(table.relation, AccessShareLock))
-    ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE), errmsg("another transaction holds the table locked")));
+  LockRelationOid(table.relation, AccessShareLock);
   HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table.relation));
   if (!HeapTupleIsValid(tuple))
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE), errmsg("the table does not exist any more")));
