@@ -76,8 +76,9 @@ Statement find_heritage = {
 Statement take_over = {
     "WITH parked AS (UPDATE token_refresh.parked_result SET row_key = $1, retry_at = now() WHERE schedule_id = $2"
     "  RETURNING schedule_id)"
-    " UPDATE token_refresh.schedule SET row_key = $1, departed_with = NULL, departed_access = NULL, departed_key = NULL,"
-    " departed_by = NULL, missed_at = NULL WHERE id = $2 RETURNING generation, expires_at, status IN ('needs_reauth', 'disconnected'),"
+    " UPDATE token_refresh.schedule SET row_key = $1, departed_with = NULL, departed_access = NULL,"
+    " departed_key = NULL, departed_by = NULL, missed_at = NULL WHERE id = $2"
+    " RETURNING generation, expires_at, status IN ('needs_reauth', 'disconnected'),"
     " (SELECT count(*) FROM parked)",
     2,
     {TEXTOID, INT8OID},

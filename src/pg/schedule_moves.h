@@ -36,9 +36,8 @@ struct Heritage {
   bool elsewhere;       // for the sweep: the token is parked for a row that is not known to be gone. Nothing is taken over
 };
 
-// Finds it, and gives it the key of row. Any row may inherit from one that this very transaction has deleted; from others,
-// with the cipher native, the one that has their key, and with functions, which may bind a token to its subject, those of
-// the same subject.
+// Finds it, and gives it the key of row. Any row may inherit from one that this very transaction has deleted. Else,
+// with the cipher native, it must have the same key, and with functions, which may bind a token to it, the same subject.
 Heritage TakeOver(const PlannedRow& row, const TokenDigests& tokens);
 
 // How a row is planned that has taken over what is in the schedule.

@@ -134,7 +134,7 @@ Micros PgStore::SweepDueAt(const SweptTable& table) {
 
 bool PgStore::SweepStep(Micros now) {
   if (sweep_.stage == SweepStage::kIdle) return StartSweep(now);
-  if (IsSuspended(sweep_.table, now) || now - sweep_.turn_began_at > kSweepTurn) return PauseSweep(now);
+  if (IsSuspended(sweep_.table, now)) return PauseSweep(now);
   bool ended = false;
   auto error = SweepBatch(&ended);
   // A row that cannot be read or planned must not keep those behind it from being so.
@@ -142,6 +142,7 @@ bool PgStore::SweepStep(Micros now) {
   if (error && !again) Complain("reconciling the schedule", *error);
   sweep_.one_by_one = again;
   if (!again && (error || ended)) NextSweepStage(now, error || sweep_.detached);
+  if (sweep_.stage != SweepStage::kIdle && now - sweep_.turn_began_at > kSweepTurn) PauseSweep(now);
   return true;
 }
 
@@ -174,7 +175,7 @@ std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
   if (swept.failed_sqlstate != 0) Complain("planning a row", {swept.failed_sqlstate, {}});
   sweep_.detached = swept.detached;
   sweep_.locked = sweep_.locked || swept.locked;
-  // A cursor that does not move would never come to the end: what the owner's casts make of a key is his affair.
+  // One that does not move, as the owner's casts may have it, would never come to the end.
   const bool moved = swept.last != nullptr && sweep_.cursor != swept.last;
   *ended = !moved && !more;
   if (sweep_.stage == SweepStage::kReconcile && !sweep_.cursor) sweep_.empty = swept.last == nullptr;

@@ -63,7 +63,8 @@ Statement delete_scheduled = {
     "DELETE FROM token_refresh.schedule WHERE id IN (SELECT s.id FROM token_refresh.schedule s"
     " JOIN unnest($1, $2, $3, $4) AS k(id, key, generation, digest)"
     " ON s.id = k.id AND s.row_key = k.key AND s.generation = k.generation WHERE k.digest IS NULL"
-    " AND NOT EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.schedule_id = s.id) FOR UPDATE OF s SKIP LOCKED)",
+    " AND NOT EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.schedule_id = s.id)"
+    " FOR UPDATE OF s SKIP LOCKED)",
     4,
     {INT8ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BYTEAARRAYOID},
     nullptr};

@@ -23,8 +23,8 @@ struct InFlightToken {
   char digest[32];
 };
 
-// The next rows of the schedule beyond cursor, an id, null at the beginning: those whose token row is gone lose their key, or go if there is
-// nothing that could be lost with them. Returns the last id, palloc'd; null at the end.
+// The next rows of the schedule beyond cursor, an id, null at the beginning: those whose token row is gone lose their
+// key, or go if there is nothing that could be lost with them. Returns the last id, palloc'd; null at the end.
 char* FindMissingBatch(TokenTableStatements* statements, const char* cursor, std::span<const InFlightToken> in_flight);
 
 // The next rows of the token table beyond cursor, a row key, null at the beginning; those that are news are
