@@ -99,6 +99,8 @@ CREATE TABLE schedule (
     refused_token bytea,
     departed_with bytea,
     departed_access bytea,
+    departed_key text,
+    departed_by xid8,
     missed_at timestamptz,
     CONSTRAINT schedule_row UNIQUE (token_table, row_key)
 ) WITH (fillfactor = 80);
@@ -114,6 +116,8 @@ COMMENT ON COLUMN schedule.subject IS 'as the row of an attached table has it; N
 COMMENT ON COLUMN schedule.row_key IS 'the key of the row as text; NULL: the row has been deleted, or moved to where it has not been seen yet';
 COMMENT ON COLUMN schedule.departed_with IS 'of a row that is gone: SHA-256 of its refresh token as stored; the row that appears with that token takes its place';
 COMMENT ON COLUMN schedule.departed_access IS 'the same of its access token';
+COMMENT ON COLUMN schedule.departed_key IS 'the key that it had';
+COMMENT ON COLUMN schedule.departed_by IS 'the transaction that has deleted it; NULL: its deletion was not seen';
 COMMENT ON COLUMN schedule.missed_at IS 'when a sweep did not find the row; NULL: its deletion was seen';
 COMMENT ON COLUMN schedule.due_at IS 'when to refresh or to try again; NULL: never';
 COMMENT ON COLUMN schedule.generation IS 'how often other tokens were stored or parked, by whomever';

@@ -108,7 +108,8 @@ void AbortWorkerTransaction(int* sqlstate, char** message, bool* names_objects_o
   *message = error->message != nullptr ? strdup(error->message) : nullptr;
   FreeErrorData(error);
   HOLD_INTERRUPTS();
-  AbortCurrentTransaction();
+  // Also of a subtransaction that f has left open.
+  AbortOutOfAnyTransaction();
   pgstat_report_activity(STATE_IDLE, nullptr);
   RESUME_INTERRUPTS();
 }

@@ -161,7 +161,7 @@ void FeedInserted(HeapTuple tuple, TupleDesc desc, const TokenTable& table) {
   PlannedRow row = {};
   ReadPlannedRow(tuple, desc, table, &row);
   if (row.row_key == nullptr) return;
-  const Heritage heritage = TakeOver(table.id, row.row_key, DigestsOf(tuple, desc, table));
+  const Heritage heritage = TakeOver(row, DigestsOf(tuple, desc, table));
   const Unchanged unchanged = UnchangedAfter(heritage, table);
   row.schedule_id = heritage.schedule_id;
   if (!unchanged.tokens) SetIssuedNow(&row);

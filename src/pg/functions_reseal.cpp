@@ -108,8 +108,10 @@ void PutKeysOf(int32_t id, ReturnSetInfo* result) {
   volatile int count = 0;
   TableError error = {};
   // Nobody may take a key for unused because a table did not tell.
-  if (table->trouble != nullptr || !TryOnTable(*table, &error, [&] { count = CountKeys(*table, context, &uses); }))
-    return PutKeyRow(result, *table, "unknown, as the table cannot be read", false, 0);
+  const bool read = table->trouble == nullptr &&
+                    TryOnTable(*table, &error, [&] { count = CountKeys(*table, context, &uses); });
+  RaiseIfCanceled(error);
+  if (!read) return PutKeyRow(result, *table, "unknown, as the table cannot be read", false, 0);
   for (int i = 0; i < count; i++) {
     char* name = nullptr;
     bool current = false;
@@ -207,8 +209,7 @@ int TryWrite(const TokenTable& table, const SealedRow* const* rows, int count, i
   volatile uint64 written = 0;
   const bool done = TryOnTable(table, &error, [&] { written = WriteRows(table, rows, count); });
   SetOwnWrites(0);
-  if (!done && error.sqlstate == ERRCODE_QUERY_CANCELED)
-    ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("%s", error.message)));
+  RaiseIfCanceled(error);
   if (done) MoveRefused(table, rows, count);
   if (done) *resealed += written;
   return done ? 0 : error.sqlstate;
@@ -274,6 +275,7 @@ extern "C" Datum token_refresh_reseal_attached(PG_FUNCTION_ARGS) {
   const bool readable =
       table != nullptr && table->trouble == nullptr && table->cipher == TableCipher::kNative &&
       TryOnTable(*table, &error, [&] { count = ReadBatch(*table, cursor, PG_GETARG_INT32(2), context, &rows); });
+  RaiseIfCanceled(error);
   for (int i = 0; readable && i < count; i++) Reseal(*table, &rows[i]);
   if (readable) resealed = WriteBatch(*table, rows, count);
   const char* last = count > 0 ? MemoryContextStrdup(caller_context, rows[count - 1].key) : nullptr;

@@ -24,7 +24,7 @@ Statement reserve_key = {
     "INSERT INTO token_refresh.schedule AS s (token_table, row_key, provider) VALUES ($1, $2, 0)"
     " ON CONFLICT (token_table, row_key) DO UPDATE SET row_key = NULL, due_at = NULL, settling = false,"
     " departed_with = (SELECT p.replaces FROM token_refresh.parked_result p WHERE p.schedule_id = s.id),"
-    " departed_access = NULL, missed_at = clock_timestamp()",
+    " departed_access = NULL, departed_key = s.row_key, departed_by = NULL, missed_at = clock_timestamp()",
     2,
     {INT4OID, TEXTOID},
     nullptr};
@@ -48,31 +48,37 @@ Statement delete_row = {
 
 Statement leave_behind = {
     "WITH gone AS (UPDATE token_refresh.schedule SET row_key = NULL, due_at = NULL, settling = false,"
-    "  departed_with = $3, departed_access = $4, missed_at = NULL"
+    "  departed_with = $3, departed_access = $4, departed_key = row_key, departed_by = pg_current_xact_id(),"
+    "  missed_at = NULL"
     "  WHERE token_table = $1 AND row_key = $2 RETURNING id)"
     " SELECT FROM token_refresh.parked_result p JOIN gone ON p.schedule_id = gone.id",
     4,
     {INT4OID, TEXTOID, BYTEAOID, BYTEAOID},
     nullptr};
 
-// What is parked comes first without a row of the schedule when it is restored.
+// What is parked comes first without a row of the schedule when it is restored. The last three: the key and the subject
+// of the row, and to which of them a token is bound.
 Statement find_heritage = {
     "WITH departed AS (SELECT s.id, s.departed_access IS NOT DISTINCT FROM $3 AS same_access"
     "  FROM token_refresh.schedule s WHERE s.token_table = $1 AND s.departed_with = $2 AND s.row_key IS NULL"
+    "  AND (s.departed_by = pg_current_xact_id() OR CASE $6 WHEN 'key' THEN s.departed_key = $4"
+    "   WHEN 'subject' THEN s.subject IS NOT DISTINCT FROM $5 ELSE true END)"
     "  LIMIT 1 FOR UPDATE SKIP LOCKED)"
     " SELECT id, true AS scheduled, same_access, false AS elsewhere FROM departed"
     " UNION ALL SELECT p.schedule_id, s.id IS NOT NULL, true, s.row_key IS NOT NULL FROM token_refresh.parked_result p"
     "  LEFT JOIN token_refresh.schedule s ON s.id = p.schedule_id"
-    "  WHERE p.token_table = $1 AND p.replaces = $2 AND (s.id IS NULL OR s.row_key IS NOT NULL) LIMIT 1",
-    3,
-    {INT4OID, BYTEAOID, BYTEAOID},
+    "  WHERE p.token_table = $1 AND p.replaces = $2"
+    "  AND (s.id IS NULL AND ($6 = '' OR p.row_key = $4) OR s.row_key IS NOT NULL) LIMIT 1",
+    6,
+    {INT4OID, BYTEAOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID},
     nullptr};
 
 Statement take_over = {
     "WITH parked AS (UPDATE token_refresh.parked_result SET row_key = $1, retry_at = now() WHERE schedule_id = $2"
     "  RETURNING schedule_id)"
-    " UPDATE token_refresh.schedule SET row_key = $1, departed_with = NULL, departed_access = NULL, missed_at = NULL"
-    " WHERE id = $2 RETURNING generation, expires_at, status IN ('needs_reauth', 'disconnected'),"
+    " UPDATE token_refresh.schedule SET row_key = $1, departed_with = NULL, departed_access = NULL,"
+    " departed_key = NULL, departed_by = NULL, missed_at = NULL WHERE id = $2"
+    " RETURNING generation, expires_at, status IN ('needs_reauth', 'disconnected'),"
     " (SELECT count(*) FROM parked)",
     2,
     {TEXTOID, INT8OID},
@@ -84,6 +90,18 @@ Statement restore_id = {
 
 // Where there is no token, that of none.
 Datum DigestDatum(bytea* digest) { return digest == nullptr ? BytesDatum("") : PointerGetDatum(digest); }
+
+// To what of its row a stored token is bound; empty: whoever has a copy can use it anyway.
+const char* BoundTo(const TokenTable& table) {
+  switch (table.cipher) {
+    case TableCipher::kNative:
+      return "key";
+    case TableCipher::kFunctions:
+      return "subject";
+    default:
+      return "";
+  }
+}
 
 void ReserveKey(int32_t token_table, const char* row_key) {
   Datum values[] = {Int32GetDatum(token_table), CStringGetTextDatum(row_key)};
@@ -134,10 +152,14 @@ void LeaveBehind(int32_t token_table, const char* row_key, const TokenDigests& t
     RetrySoon(Execute(&leave_behind, values, false));
 }
 
-Heritage TakeOver(int32_t token_table, const char* row_key, const TokenDigests& tokens) {
+Heritage TakeOver(const PlannedRow& row, const TokenDigests& tokens) {
   Heritage heritage = {};
-  Datum values[] = {Int32GetDatum(token_table), DigestDatum(tokens.refresh_token), DigestDatum(tokens.access_token)};
-  if (tokens.refresh_token == nullptr || Execute(&find_heritage, values, false) == 0) return heritage;
+  const char* subject = row.subject != nullptr ? row.subject : "";
+  Datum values[] = {Int32GetDatum(row.table->id),     DigestDatum(tokens.refresh_token),
+                    DigestDatum(tokens.access_token), CStringGetTextDatum(row.row_key),
+                    CStringGetTextDatum(subject),     CStringGetTextDatum(BoundTo(*row.table))};
+  const char nulls[] = {' ', ' ', ' ', ' ', row.subject != nullptr ? ' ' : 'n', ' ', '\0'};
+  if (tokens.refresh_token == nullptr || Execute(&find_heritage, values, false, nulls) == 0) return heritage;
   HeapTuple tuple = SPI_tuptable->vals[0];
   TupleDesc desc = SPI_tuptable->tupdesc;
   bool is_null;
@@ -146,7 +168,7 @@ Heritage TakeOver(int32_t token_table, const char* row_key, const TokenDigests& 
   heritage.schedule_id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &is_null));
   heritage.scheduled = DatumGetBool(SPI_getbinval(tuple, desc, 2, &is_null));
   heritage.same_access_token = DatumGetBool(SPI_getbinval(tuple, desc, 3, &is_null));
-  if (heritage.scheduled) GiveKey(token_table, row_key, &heritage);
+  if (heritage.scheduled) GiveKey(row.table->id, row.row_key, &heritage);
   return heritage;
 }
 
@@ -176,7 +198,8 @@ bool HoldsReplaced(int32_t token_table, const char* row_key, bytea* replaces) {
   if (table->built_in)
     compare();
   else if (!TryOnTable(*table, &error, compare))
-    return false;
+    same = false;
+  RaiseIfCanceled(error);
   return same;
 }
 

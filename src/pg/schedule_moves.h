@@ -2,7 +2,8 @@
 // that: when an UPDATE changes its key; when it is deleted and inserted anew in one transaction, as an UPDATE that
 // moves it to another partition does it; and when no trigger tells, and a sweep finds it elsewhere. A row that is gone
 // leaves its id behind, with a digest of its tokens as they were stored; the row that appears with the same refresh
-// token takes it over. For the triggers (feed.cpp) and the sweep. May raise. Caller has the extension owner's rights and is
+// token takes it over, if it may: a token that is sealed for its row must not be of use in another one, so a copy of it
+// gains nothing. For the triggers (feed.cpp) and the sweep. May raise. Caller has the extension owner's rights and is
 // connected to SPI.
 #pragma once
 
@@ -35,8 +36,9 @@ struct Heritage {
   bool elsewhere;       // for the sweep: the token is parked for a row that is not known to be gone. Nothing is taken over
 };
 
-// Finds it, and gives it the key.
-Heritage TakeOver(int32_t token_table, const char* row_key, const TokenDigests& tokens);
+// Finds it, and gives it the key of row. Any row may inherit from one that this very transaction has deleted. Else,
+// with the cipher native, it must have the same key, and with functions, which may bind a token to it, the same subject.
+Heritage TakeOver(const PlannedRow& row, const TokenDigests& tokens);
 
 // How a row is planned that has taken over what is in the schedule.
 Unchanged UnchangedAfter(const Heritage& heritage, const TokenTable& table);

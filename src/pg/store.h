@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -132,12 +133,13 @@ class PgStore final : public Store {
   struct SweepState {
     SweepStage stage = SweepStage::kIdle;
     int32_t table = 0;
-    std::string cursor;  // last key or id looked at, as text; empty: at the beginning
+    std::optional<std::string> cursor;  // last key or id looked at, as text; nothing: at the beginning
     bool one_by_one = false;  // the batch has failed as a whole
     bool locked = false;      // rows were left out because somebody held them
     bool empty = false;       // the table has no row
     bool detached = false;    // or it is about to be
     Micros began_at = 0;
+    Micros turn_began_at = 0;
   };
   struct SweptTable {
     int32_t id = 0;
@@ -146,7 +148,8 @@ class PgStore final : public Store {
     Micros swept_at = 0;       // 0: never
     bool locked = false;       // rows were left out then
     int failures = 0;          // sweeps that have failed in a row
-    std::optional<SweepState> paused;  // the table was suspended in the middle of a sweep
+    std::optional<SweepState> paused;  // in the middle of a sweep the table was suspended, or its turn was over
+    Micros turn_ended_at = 0;
   };
   static Micros SweepDueAt(const SweptTable& table);
   std::optional<PostgresError> SweepBatch(bool* ended);
@@ -154,7 +157,7 @@ class PgStore final : public Store {
   void ReleaseDetached(const std::vector<SweptTable>& before);
   bool StartSweep(Micros now);
   void NextSweepStage(Micros now, bool failed);
-  bool PauseSweep();
+  bool PauseSweep(Micros now);
   void Trim();
   void TidySessions();
 

@@ -77,6 +77,8 @@ Statement forget_table = {
 
 // Rows that were locked are looked at again so soon.
 constexpr Micros kLockedPause = 30 * kSecond;
+// How long a table is swept while others wait.
+constexpr Micros kSweepTurn = kSecond;
 // A sweep that fails is tried again after 2, 4, 8 ... s: a table may just be about to be restored.
 constexpr int kMostDoublings = 20;
 
@@ -132,7 +134,7 @@ Micros PgStore::SweepDueAt(const SweptTable& table) {
 
 bool PgStore::SweepStep(Micros now) {
   if (sweep_.stage == SweepStage::kIdle) return StartSweep(now);
-  if (IsSuspended(sweep_.table, now)) return PauseSweep();
+  if (IsSuspended(sweep_.table, now)) return PauseSweep(now);
   bool ended = false;
   auto error = SweepBatch(&ended);
   // A row that cannot be read or planned must not keep those behind it from being so.
@@ -140,6 +142,7 @@ bool PgStore::SweepStep(Micros now) {
   if (error && !again) Complain("reconciling the schedule", *error);
   sweep_.one_by_one = again;
   if (!again && (error || ended)) NextSweepStage(now, error || sweep_.detached);
+  if (sweep_.stage != SweepStage::kIdle && now - sweep_.turn_began_at > kSweepTurn) PauseSweep(now);
   return true;
 }
 
@@ -153,6 +156,7 @@ std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
     in_flight[n].schedule_id = schedule_id;
     digest.copy(in_flight[n++].digest, sizeof(InFlightToken::digest));
   }
+  const char* cursor = sweep_.cursor ? sweep_.cursor->c_str() : nullptr;
   auto error = RunPostgres(kActivityUpkeep, [&] {
     TokenTable* table = FindTokenTable(sweep_.table);
     swept.detached = table == nullptr || (sweep_.stage == SweepStage::kCleanUp && !HoldTokenTable(table->id));
@@ -160,9 +164,9 @@ std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
     if (!OidIsValid(get_rel_namespace(table->relation))) return ForgetTable(table->id);
     TokenTableStatements* statements = StatementsFor(sweep_.table);
     if (sweep_.stage == SweepStage::kFindMissing)
-      swept.last = FindMissingBatch(statements, sweep_.cursor.c_str(), in_flight);
+      swept.last = FindMissingBatch(statements, cursor, in_flight);
     else if (sweep_.stage == SweepStage::kReconcile)
-      ReconcileBatch(statements, sweep_.cursor.c_str(), sweep_.one_by_one, in_flight, &swept);
+      ReconcileBatch(statements, cursor, sweep_.one_by_one, in_flight, &swept);
     else
       more = !CleanUpBatch(table->id, sweep_.began_at, sweep_.empty || table->hides_rows, sweep_.locked);
     if (swept.last != nullptr) swept.last = MemoryContextStrdup(scratch_context_, swept.last);
@@ -171,9 +175,11 @@ std::optional<PostgresError> PgStore::SweepBatch(bool* ended) {
   if (swept.failed_sqlstate != 0) Complain("planning a row", {swept.failed_sqlstate, {}});
   sweep_.detached = swept.detached;
   sweep_.locked = sweep_.locked || swept.locked;
-  *ended = swept.last == nullptr && !more;
-  if (sweep_.stage == SweepStage::kReconcile && sweep_.cursor.empty()) sweep_.empty = *ended;
-  if (swept.last != nullptr) sweep_.cursor = swept.last;
+  // One that does not move, as the owner's casts may have it, would never come to the end.
+  const bool moved = swept.last != nullptr && sweep_.cursor != swept.last;
+  *ended = !moved && !more;
+  if (sweep_.stage == SweepStage::kReconcile && !sweep_.cursor) sweep_.empty = swept.last == nullptr;
+  if (moved) sweep_.cursor = swept.last;
   return std::nullopt;
 }
 
@@ -233,28 +239,33 @@ void PgStore::ReleaseDetached(const std::vector<SweptTable>& before) {
   if (error) Complain("forgetting detached tables", *error);
 }
 
+// By turns: whatever a table does to make its sweep long, the others are swept as well.
 bool PgStore::StartSweep(Micros now) {
   ListTables();
-  for (SweptTable& table : swept_tables_) {
-    if (SweepDueAt(table) > now) continue;
-    if (table.id == kBuiltInTokenTable) {
-      Trim();
-      TidySessions();
-    }
-    if (table.paused)
-      sweep_ = std::move(*table.paused);
-    else
-      sweep_ = {.stage = SweepStage::kFindMissing, .table = table.id, .began_at = now};
-    table.paused.reset();
-    return true;
+  SweptTable* next = nullptr;
+  for (SweptTable& table : swept_tables_)
+    if (SweepDueAt(table) <= now && (next == nullptr || table.turn_ended_at < next->turn_ended_at)) next = &table;
+  if (next == nullptr) return false;
+  if (next->id == kBuiltInTokenTable && !next->paused) {
+    Trim();
+    TidySessions();
   }
-  return false;
+  if (next->paused)
+    sweep_ = std::move(*next->paused);
+  else
+    sweep_ = {.stage = SweepStage::kFindMissing, .table = next->id, .began_at = now};
+  sweep_.turn_began_at = now;
+  next->paused.reset();
+  return true;
 }
 
-// Goes on where it was when the table is not suspended any more.
-bool PgStore::PauseSweep() {
-  for (SweptTable& table : swept_tables_)
-    if (table.id == sweep_.table) table.paused = sweep_;
+// Goes on where it was when it is the table's turn again.
+bool PgStore::PauseSweep(Micros now) {
+  for (SweptTable& table : swept_tables_) {
+    if (table.id != sweep_.table) continue;
+    table.paused = sweep_;
+    table.turn_ended_at = now;
+  }
   sweep_ = {};
   return true;
 }
@@ -279,7 +290,7 @@ void PgStore::TidySessions() {
 }
 
 void PgStore::NextSweepStage(Micros now, bool failed) {
-  sweep_.cursor.clear();
+  sweep_.cursor.reset();
   if (sweep_.stage != SweepStage::kCleanUp && !failed) {
     sweep_.stage = sweep_.stage == SweepStage::kFindMissing ? SweepStage::kReconcile : SweepStage::kCleanUp;
     return;
@@ -287,7 +298,7 @@ void PgStore::NextSweepStage(Micros now, bool failed) {
   sweep_.stage = SweepStage::kIdle;
   for (SweptTable& table : swept_tables_) {
     if (table.id != sweep_.table) continue;
-    table.swept_at = now;
+    table.swept_at = table.turn_ended_at = now;
     table.locked = sweep_.locked;
     table.failures = failed ? table.failures + 1 : 0;
   }

@@ -52,17 +52,21 @@ Statement miss_scheduled = {
     "  LEFT JOIN token_refresh.parked_result p ON p.schedule_id = k.id"
     "  WHERE p.schedule_id IS NOT NULL OR k.digest IS NOT NULL FOR UPDATE OF s SKIP LOCKED)"
     " UPDATE token_refresh.schedule s SET row_key = NULL, due_at = NULL, settling = false, departed_with = gone.digest,"
-    " departed_access = NULL, missed_at = clock_timestamp() FROM gone WHERE s.id = gone.id",
+    " departed_access = NULL, departed_key = s.row_key, departed_by = NULL, missed_at = clock_timestamp()"
+    " FROM gone WHERE s.id = gone.id",
     4,
     {INT8ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BYTEAARRAYOID},
     nullptr};
 
+// The others; not those that miss_scheduled has just found locked.
 Statement delete_scheduled = {
-    "DELETE FROM token_refresh.schedule WHERE id IN (SELECT s.id FROM token_refresh.schedule s JOIN unnest($1, $2, $3)"
-    " AS k(id, key, generation) ON s.id = k.id AND s.row_key = k.key AND s.generation = k.generation"
+    "DELETE FROM token_refresh.schedule WHERE id IN (SELECT s.id FROM token_refresh.schedule s"
+    " JOIN unnest($1, $2, $3, $4) AS k(id, key, generation, digest)"
+    " ON s.id = k.id AND s.row_key = k.key AND s.generation = k.generation WHERE k.digest IS NULL"
+    " AND NOT EXISTS (SELECT FROM token_refresh.parked_result p WHERE p.schedule_id = s.id)"
     " FOR UPDATE OF s SKIP LOCKED)",
-    3,
-    {INT8ARRAYOID, TEXTARRAYOID, INT8ARRAYOID},
+    4,
+    {INT8ARRAYOID, TEXTARRAYOID, INT8ARRAYOID, BYTEAARRAYOID},
     nullptr};
 
 // A row of the schedule as it was read.
@@ -101,7 +105,7 @@ char* FindMissingBatch(TokenTableStatements* statements, const char* cursor, std
   const TokenTable& table = *statements->table;
   // What cannot be seen may be there. What is really deleted the trigger tells.
   if (table.hides_rows) return nullptr;
-  Datum values[] = {Int32GetDatum(table.id), Int64GetDatum(cursor[0] == '\0' ? 0 : pg_strtoint64(cursor)),
+  Datum values[] = {Int32GetDatum(table.id), Int64GetDatum(cursor == nullptr ? 0 : pg_strtoint64(cursor)),
                     Int32GetDatum(kScheduleBatch)};
   const int count = static_cast<int>(Execute(&read_scheduled, values, true));
   if (count == 0) return nullptr;

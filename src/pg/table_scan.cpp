@@ -38,17 +38,19 @@ void ReadScanned(const TokenTable& table, HeapTuple tuple, PlannedRow* row) {
 }
 
 uint64 ExecuteFrom(Statement* first, Statement* next, const char* cursor) {
-  if (cursor[0] == '\0') return Execute(first, nullptr, true);
+  if (cursor == nullptr) return Execute(first, nullptr, true);
   Datum start[] = {CStringGetTextDatum(cursor)};
   return Execute(next, start, true);
 }
 
-// What has no key that the schedule can hold is left out, wherever it stands in the batch; the next one begins behind
-// the last key that is there.
+// What has no key that the schedule can hold is left out, wherever it stands in the batch.
 void LeaveOutUnkeyed(ScannedRows* scanned) {
   int kept = 0;
-  for (int i = 0; i < scanned->count; i++)
-    if (IsUsableKey(scanned->rows[i].row.row_key)) scanned->rows[kept++] = scanned->rows[i];
+  for (int i = 0; i < scanned->count; i++) {
+    const char* row_key = scanned->rows[i].row.row_key;
+    if (row_key != nullptr) scanned->last = row_key;
+    if (IsUsableKey(row_key)) scanned->rows[kept++] = scanned->rows[i];
+  }
   scanned->count = kept;
 }
 
@@ -102,10 +104,12 @@ void ScanOneByOne(TokenTableStatements* statements, ScannedRows* scanned) {
   const TokenTable& table = *statements->table;
   MemoryContext context = CurrentMemoryContext;
   const Micros until = Now() + kRowByRowBudget;
-  const int count = scanned->count;
-  for (int i = 0; i < count; i++) {
-    if (i > 0 && (Now() > until || IsSuspended(table.id, Now()))) break;
-    scanned->count = i + 1;
+  for (int i = 0; i < scanned->count; i++) {
+    if (i > 0 && (Now() > until || IsSuspended(table.id, Now()))) {
+      scanned->count = i;
+      scanned->last = scanned->rows[i - 1].row.row_key;
+      return;
+    }
     ScannedRow* scanned_row = &scanned->rows[i];
     TableError error = {};
     if (TryOnTable(table, &error, [&] { ScanRow(statements, context, &scanned_row->row); })) continue;

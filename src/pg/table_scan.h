@@ -16,10 +16,11 @@ struct ScannedRow {
 struct ScannedRows {
   ScannedRow* rows;
   int count;
+  const char* last;  // the last key that was read, also one that the schedule cannot hold; null: there was none
 };
 
-// The next rows beyond cursor, a row key, empty at the beginning; none at the end. one_by_one: a row that cannot be
-// read is noted as such, else it raises; then the batch may end sooner, but not before its first row.
+// The next rows beyond cursor, a row key, null at the beginning; at the end there is no last key. one_by_one: a row that
+// cannot be read is noted as such, else it raises; then the batch may end sooner, but not before its first row.
 void ScanRows(TokenTableStatements* statements, const char* cursor, bool one_by_one, ScannedRows* scanned);
 
 }  // namespace token_refresh

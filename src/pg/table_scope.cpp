@@ -51,6 +51,8 @@ void Set(const Setting& setting, GucContext context) {
 
 void Arm(int32_t token_table) {
   if (!limited) return;
+  // The callback must not be its own predecessor.
+  if (armed) elog(ERROR, "token_refresh: a scope on a token table within another");
   armed = true;
   armed_for = token_table;
   armed_at = GetCurrentTimestamp();
@@ -112,14 +114,13 @@ void LeaveTableScope(const TableScope& scope) {
   AtEOXact_GUC(false, scope.guc_nest_level);
 }
 
-void BeginTableAttempt(const TokenTable& table, TableAttempt* attempt) {
+void BeginTableAttempt(TableAttempt* attempt) {
   attempt->context = CurrentMemoryContext;
   attempt->owner = CurrentResourceOwner;
   attempt->error_context = error_context_stack;
   BeginInternalSubTransaction(nullptr);
   // What f makes outlives the subtransaction.
   MemoryContextSwitchTo(attempt->context);
-  EnterTableScope(table, false, &attempt->scope);
 }
 
 void EndTableAttempt(const TableAttempt& attempt) {
@@ -139,6 +140,11 @@ void AbortTableAttempt(const TableAttempt& attempt, TableError* error) {
   Disarm();
   error->sqlstate = data->sqlerrcode;
   error->message = data->message != nullptr ? data->message : pstrdup("");
+}
+
+void RaiseIfCanceled(const TableError& error) {
+  if (!limited && error.sqlstate == ERRCODE_QUERY_CANCELED)
+    ereport(ERROR, (errcode(error.sqlstate), errmsg("%s", error.message)));
 }
 
 char* DescribeUnreadable(const TableError& error) {

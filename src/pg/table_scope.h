@@ -49,6 +49,9 @@ char* DescribeUnreadable(const TableError& error);
 template <class F>
 bool TryOnTable(const TokenTable& table, TableError* error, F&& f);
 
+// In a session a cancellation that TryOnTable has caught must still end the statement.
+void RaiseIfCanceled(const TableError& error);
+
 // The parts of TryOnTable.
 struct TableAttempt {
   MemoryContext context;
@@ -56,7 +59,7 @@ struct TableAttempt {
   ErrorContextCallback* error_context;
   TableScope scope;
 };
-void BeginTableAttempt(const TokenTable& table, TableAttempt* attempt);
+void BeginTableAttempt(TableAttempt* attempt);
 void EndTableAttempt(const TableAttempt& attempt);
 void AbortTableAttempt(const TableAttempt& attempt, TableError* error);
 
@@ -64,9 +67,11 @@ template <class F>
 bool TryOnTable(const TokenTable& table, TableError* error, F&& f) {
   TableAttempt attempt;
   volatile bool failed = false;
-  BeginTableAttempt(table, &attempt);
+  BeginTableAttempt(&attempt);
   PG_TRY();
   {
+    // Here, as it may raise: the table may be locked.
+    EnterTableScope(table, false, &attempt.scope);
     f();
     EndTableAttempt(attempt);
   }

@@ -77,7 +77,8 @@ struct Batch {
   int count;
 };
 
-void ScanBatch(TokenTableStatements* statements, const char* cursor, bool one_by_one, Batch* batch) {
+// Returns the last key.
+const char* ScanBatch(TokenTableStatements* statements, const char* cursor, bool one_by_one, Batch* batch) {
   ScannedRows scanned;
   ScanRows(statements, cursor, one_by_one, &scanned);
   batch->table = statements->table;
@@ -87,6 +88,7 @@ void ScanBatch(TokenTableStatements* statements, const char* cursor, bool one_by
   batch->refused = static_cast<bytea**>(palloc0(sizeof(bytea*) * (scanned.count + 1)));
   batch->unchanged = static_cast<Unchanged*>(palloc0(sizeof(Unchanged) * (scanned.count + 1)));
   batch->news = static_cast<bool*>(palloc0(sizeof(bool) * (scanned.count + 1)));
+  return scanned.last;
 }
 
 // Whether a row that can be read says anything else than the schedule.
@@ -169,7 +171,7 @@ TokenDigests* ReadTokens(TokenTableStatements* statements, const Batch& batch, c
 bool Welcome(Batch* batch, int i, const TokenDigests& tokens, std::span<const InFlightToken> in_flight) {
   if (tokens.refresh_token == nullptr) return true;
   PlannedRow* row = &batch->rows[i].row;
-  const Heritage heritage = TakeOver(batch->table->id, row->row_key, tokens);
+  const Heritage heritage = TakeOver(*row, tokens);
   row->schedule_id = heritage.schedule_id;
   if (!heritage.scheduled) return heritage.schedule_id != 0 || !(heritage.elsewhere || IsInFlight(in_flight, tokens.refresh_token));
   batch->known[i] = heritage.known;
@@ -286,17 +288,18 @@ void ReconcileBatch(TokenTableStatements* statements, const char* cursor, bool o
                     std::span<const InFlightToken> in_flight, SweptBatch* swept) {
   Batch batch = {};
   *swept = {};
-  ScanBatch(statements, cursor, one_by_one, &batch);
+  const char* last = ScanBatch(statements, cursor, one_by_one, &batch);
   // From now on detach_table waits for this transaction.
   swept->detached = !HoldTokenTable(batch.table->id);
-  if (batch.count == 0 || swept->detached) return;
+  if (swept->detached) return;
+  swept->last = last;
+  if (batch.count == 0) return;
   for (int i = 0; i < batch.count; i++) swept->locked = swept->locked || batch.rows[i].locked;
   FindNews(&batch);
   swept->locked = WelcomeNew(statements, &batch, in_flight) || swept->locked;
   FindRevived(statements, &batch);
   swept->locked = LeaveOutLocked(&batch) > 0 || swept->locked;
   PlanNews(batch, one_by_one, swept);
-  swept->last = batch.rows[batch.count - 1].row.row_key;
 }
 
 }  // namespace token_refresh

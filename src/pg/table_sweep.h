@@ -11,7 +11,7 @@
 namespace token_refresh {
 
 struct SweptBatch {
-  char* last;           // the last key, palloc'd; null: at the end
+  const char* last;     // the last key, palloc'd; null: at the end
   bool locked;          // rows that somebody holds were left out
   bool detached;        // the table is not attached any more, or is being detached: nothing was written
   int failed_sqlstate;  // why a row that does not let itself be planned was left out; 0: there was none
@@ -23,11 +23,11 @@ struct InFlightToken {
   char digest[32];
 };
 
-// The next rows of the schedule beyond cursor, an id: those whose token row is gone lose their key, or go if there is
-// nothing that could be lost with them. Returns the last id, palloc'd; null at the end.
+// The next rows of the schedule beyond cursor, an id, null at the beginning: those whose token row is gone lose their
+// key, or go if there is nothing that could be lost with them. Returns the last id, palloc'd; null at the end.
 char* FindMissingBatch(TokenTableStatements* statements, const char* cursor, std::span<const InFlightToken> in_flight);
 
-// The next rows of the token table beyond cursor, a row key, empty at the beginning; those that are news are
+// The next rows of the token table beyond cursor, a row key, null at the beginning; those that are news are
 // planned; those that are new to the schedule may be missing ones. one_by_one: what goes wrong with a row concerns that
 // row alone.
 void ReconcileBatch(TokenTableStatements* statements, const char* cursor, bool one_by_one,
