@@ -113,7 +113,8 @@ VerifiedJws Refused(JwtFailure failure) { return {failure, {}}; }
 
 Result<std::string> SignJwt(const SigningKey& key, std::string_view claims) {
   if (claims.size() > kMaxSessionTokenBytes || !ParseStrictObject(claims).has_value()) {
-    return Error{ErrorCode::kInvalidArgument, "the claims of a token are a JSON object without a name twice", {}};
+    return Error{ErrorCode::kInvalidArgument, "the claims of a token are a JSON object without a name twice, U+0000, numbers "
+                                             "beyond a double, and more than 32 levels", {}};
   }
   std::string token = key.verification_key().encoded_header();
   token.append(".").append(Base64UrlEncode(claims));
