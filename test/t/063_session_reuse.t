@@ -153,7 +153,7 @@ subtest 'without a refresher' => sub {
     $there->(q{CREATE EXTENSION token_refresh; SELECT create_provider('va', 'c', 's', '{"token_endpoint": "http://127.0.0.1:9/token"}'); SELECT create_signing_key();
         CREATE TABLE held AS SELECT s.session_id, f.refresh_token AS a, c.new_refresh_token AS c FROM create_session('va', NULL, '{"sub": "x"}') s,
             start_session_refresh(s.session_id) f, refresh_session(f.refresh_token) b, refresh_session(b.new_refresh_token) c});
-    poll_until($node, 'SELECT NOT token_refresh._report_session_reuse(gen_random_uuid(), true)', 'a session that is unknown');
+    ok($node->poll_query_until('apart', 'SELECT NOT token_refresh._report_session_reuse(gen_random_uuid(), true)'), 'there is none');
     is($there->('BEGIN; SELECT count(r) FROM held, refresh_session(a) r; SELECT status FROM session_status; ROLLBACK; SELECT status FROM session_status'), "0\nrevoked\nactive", 'a ROLLBACK takes it back');
     is($there->('SELECT count(r) FROM held, refresh_session(a) r; SELECT status FROM session_status'), "0\nrevoked", 'and a COMMIT does not');
     is($there->(q{SELECT count(*) FROM audit_event WHERE event = 'session_refresh_reused'}), '1', 'it is in the audit');
