@@ -39,7 +39,8 @@ class Builder {
   bool number_integer(int64_t value) { return Put(value) != nullptr; }
   bool number_unsigned(uint64_t value) { return Put(value) != nullptr; }
   bool number_float(double value, std::string_view text) {
-    if (text.size() > kMaxNumberChars || !IsExponentBounded(text) || (value == 0 && !IsWrittenAsZero(text))) return false;
+    if (text.size() > kMaxNumberChars || !IsExponentBounded(text) || (value == 0 && !IsWrittenAsZero(text)))
+      return false;
     return Put(value) != nullptr;
   }
   bool string(SecretString& value) { return !HasNul(value) && Put(std::move(value)) != nullptr; }

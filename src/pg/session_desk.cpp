@@ -62,8 +62,7 @@ void SessionDesk::Serve(Micros now) {
     if (revocation.due_at > now) continue;
     if (tried++ == kRevokeAtOnce) break;
     revocation.done = Revoke(revocation.subject);
-    FinishRequest(database_, revocation.subject,
-                  revocation.done ? DemandResult::kRefreshed : DemandResult::kLocked);
+    FinishRequest(database_, revocation.subject, revocation.done ? DemandResult::kRefreshed : DemandResult::kLocked);
     revocation.pause = std::clamp(2 * revocation.pause, kFirstPause, kLongestPause);
     revocation.due_at = now + revocation.pause;
   }

@@ -22,9 +22,9 @@ TEST(JsonEscapes, ThoseBeyondAsciiBecomeUtf8) {
 }
 
 TEST(JsonEscapes, NothingElseChanges) {
-  for (const char* json :
-       {"", "{}", R"({"n": 12345678901234567890.12, "m":1.10,"e":1E5, "z":-0.0})", R"("\u0041\u007f\u0022\u005c\u000a")",
-        R"("\\u00e4")", R"("\\\\u00e4\"\n\/\b")", "\"\xC3\xA4\xF0\x9F\x98\x80\"", "\"\\\\"}) {
+  for (const char* json : {"", "{}", R"({"n": 12345678901234567890.12, "m":1.10,"e":1E5, "z":-0.0})",
+                           R"("\u0041\u007f\u0022\u005c\u000a")", R"("\\u00e4")", R"("\\\\u00e4\"\n\/\b")",
+                           "\"\xC3\xA4\xF0\x9F\x98\x80\"", "\"\\\\"}) {
     EXPECT_EQ(Resolved(json), json);
   }
   EXPECT_EQ(Resolved(R"("\\\u00e4\u005cu00e4")"), "\"\\\\\xC3\xA4\\u005cu00e4\"");
