@@ -29,14 +29,16 @@ COMMENT ON TABLE session_secret IS 'sealed secrets of this database: behind the 
 CREATE TABLE account (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     provider text COLLATE "C" NOT NULL REFERENCES provider (name),
+    identity_claim text COLLATE "C" NOT NULL CHECK (identity_claim IN ('icn', 'sub')),
     identity text COLLATE "C" NOT NULL CHECK (octet_length(identity) BETWEEN 1 AND 1000),
     claims jsonb NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     last_login_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    CONSTRAINT account_identity UNIQUE (provider, identity)
+    CONSTRAINT account_identity UNIQUE (provider, identity_claim, identity)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE account IS 'who has signed in: one row for each identity at a provider';
-COMMENT ON COLUMN account.identity IS 'the claim icn, or else sub';
+COMMENT ON COLUMN account.identity_claim IS 'the claim that says who it is: icn, or else sub. The same value of the other is somebody else';
+COMMENT ON COLUMN account.identity IS 'the value of that claim';
 COMMENT ON COLUMN account.claims IS 'those of the last sign-in';
 
 -- What a validation reads comes first; src/pg/session_rows.cpp knows these by number.

@@ -7,8 +7,14 @@ CREATE FUNCTION _interval_setting(name text) RETURNS interval
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_interval_setting';
 COMMENT ON FUNCTION _interval_setting(text) IS 'internal: a setting of the extension as an interval';
 
-CREATE TRIGGER signing_key_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON signing_key
+-- For each row: what changes none is no news, and a subscription of logical replication fires no other triggers. Always,
+-- or else a key that is retired where session_replication_role is replica would verify on in processes that know it.
+CREATE TRIGGER signing_key_changed AFTER INSERT OR UPDATE OR DELETE ON signing_key
+    FOR EACH ROW EXECUTE FUNCTION _provider_changed();
+CREATE TRIGGER signing_key_truncated AFTER TRUNCATE ON signing_key
     FOR EACH STATEMENT EXECUTE FUNCTION _provider_changed();
+ALTER TABLE signing_key ENABLE ALWAYS TRIGGER signing_key_changed;
+ALTER TABLE signing_key ENABLE ALWAYS TRIGGER signing_key_truncated;
 
 CREATE FUNCTION _make_signing_key(algorithm text, key_text text, wanted_kid text, OUT kid text, OUT sealed bytea, OUT public_jwk jsonb)
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_make_signing_key';
@@ -61,6 +67,18 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION import_signing_key(text, text, text) IS 'takes a key over that is there already: a private key in PEM, or for HS256 the secret; it signs from now on';
 
+-- Of this session, or of any role or database: it may have signed in with it.
+CREATE FUNCTION _longest_jwt_lifetime() RETURNS interval
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+SELECT max(l.lifetime) FROM (
+    SELECT @extschema@._interval_setting('token_refresh.jwt_lifetime')
+    UNION ALL
+    SELECT split_part(c, '=', 2)::interval FROM pg_db_role_setting s, unnest(s.setconfig) c
+    WHERE c LIKE 'token\_refresh.jwt\_lifetime=%' AND s.setdatabase IN (0, (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+) l (lifetime)
+$$;
+COMMENT ON FUNCTION _longest_jwt_lifetime() IS 'internal: how long a JWT of this database lives at most, going by the settings';
+
 CREATE FUNCTION retire_signing_key(kid text, verify_for interval DEFAULT NULL) RETURNS timestamptz
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
@@ -71,7 +89,7 @@ BEGIN
     IF verify_for < interval '0' OR verify_for > interval '100 years' THEN
         RAISE EXCEPTION 'argument "verify_for" must be between 0 and 100 years' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    verify_for := coalesce(verify_for, @extschema@._interval_setting('token_refresh.jwt_lifetime') + @extschema@._interval_setting('token_refresh.jwt_leeway'));
+    verify_for := coalesce(verify_for, @extschema@._longest_jwt_lifetime() + @extschema@._interval_setting('token_refresh.jwt_leeway'));
     UPDATE @extschema@.signing_key k SET retired_at = coalesce(k.retired_at, clock_timestamp()),
             verify_until = least(k.verify_until, clock_timestamp() + verify_for)
         WHERE k.kid = retire_signing_key.kid RETURNING k.verify_until INTO until;
@@ -110,25 +128,24 @@ CREATE FUNCTION ip_hash(ip text) RETURNS bytea
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_ip_hash';
 COMMENT ON FUNCTION ip_hash(text) IS 'an IP address as session.ip_hash has it: HMAC-SHA-256 under a secret of this database';
 
-CREATE FUNCTION _identity_of(claims jsonb) RETURNS text
+CREATE FUNCTION _identity_of(claims jsonb, OUT claim text, OUT identity text)
     LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-    name text;
 BEGIN
     PERFORM @extschema@._require('claims', claims IS NULL);
     IF jsonb_typeof(claims) <> 'object' THEN
         RAISE EXCEPTION 'argument "claims" must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    FOREACH name IN ARRAY '{icn,sub}'::text[] LOOP
-        CONTINUE WHEN coalesce(claims ->> name, '') = '';
-        IF jsonb_typeof(claims -> name) <> 'string' OR octet_length(claims ->> name) > 1000 THEN
-            RAISE EXCEPTION 'claim "%" must be text of at most 1000 bytes', name USING ERRCODE = 'invalid_parameter_value';
+    FOREACH claim IN ARRAY '{icn,sub}'::text[] LOOP
+        identity := claims ->> claim;
+        CONTINUE WHEN coalesce(identity, '') = '';
+        IF jsonb_typeof(claims -> claim) <> 'string' OR octet_length(identity) > 1000 THEN
+            RAISE EXCEPTION 'claim "%" must be text of at most 1000 bytes', claim USING ERRCODE = 'invalid_parameter_value';
         END IF;
-        RETURN claims ->> name;
+        RETURN;
     END LOOP;
     RAISE EXCEPTION 'the claims name nobody: neither "icn" nor "sub" is there' USING ERRCODE = 'invalid_parameter_value';
 END $$;
-COMMENT ON FUNCTION _identity_of(jsonb) IS 'internal: who has signed in, at his provider';
+COMMENT ON FUNCTION _identity_of(jsonb) IS 'internal: who has signed in, at his provider, and which claim says so';
 
 CREATE FUNCTION _check_session(device_info jsonb, jwt_claims jsonb) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -144,6 +161,9 @@ BEGIN
     END IF;
     IF jsonb_typeof(jwt_claims) <> 'object' THEN
         RAISE EXCEPTION 'argument "jwt_claims" must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF jsonb_typeof(jwt_claims -> 'azp') <> 'string' THEN
+        RAISE EXCEPTION 'the claim "azp" in argument "jwt_claims" must be text' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT r INTO reserved FROM unnest('{iss,sub,aud,exp,nbf,iat,jti}'::text[]) r WHERE jwt_claims ? r LIMIT 1;
     IF FOUND THEN
@@ -168,6 +188,29 @@ SELECT least(date_trunc('second', clock_timestamp()) + @extschema@._interval_set
 $$;
 COMMENT ON FUNCTION _session_end(timestamptz) IS 'internal: when a session that is refreshed now ends, unless it is refreshed again';
 
+CREATE FUNCTION _is_reused(s session, counter integer) RETURNS boolean
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+SELECT s.revoked_at IS NULL AND s.expires_at > clock_timestamp() AND (counter < s.refresh_count - 1 OR counter < s.refresh_count
+    AND s.refreshed_at + @extschema@._interval_setting('token_refresh.session_refresh_grace') <= clock_timestamp())
+$$;
+COMMENT ON FUNCTION _is_reused(session, integer) IS 'internal: whether a refresh token with this number is presented again after its grace period';
+
+CREATE FUNCTION _end_reused_session(session_id uuid, by_whom text) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+WITH revoked AS (
+    UPDATE @extschema@.session s SET revoked_at = clock_timestamp()
+        WHERE s.id = session_id AND s.revoked_at IS NULL AND s.expires_at > clock_timestamp() RETURNING s.id, s.account)
+INSERT INTO @extschema@.audit_event (event, provider, row_key, subject, message, actor)
+    SELECT 'session_refresh_reused', a.provider, r.id::text, r.account::text,
+           'a refresh token was presented again after its grace period; the session is revoked', by_whom
+    FROM revoked r JOIN @extschema@.account a ON a.id = r.account
+$$;
+COMMENT ON FUNCTION _end_reused_session(uuid, text) IS 'internal: ends a session whose refresh token somebody has copied';
+
+CREATE FUNCTION _report_session_reuse(session_id uuid, wait boolean) RETURNS boolean
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_report_session_reuse';
+COMMENT ON FUNCTION _report_session_reuse(uuid, boolean) IS 'internal: has the refresher end such a session in a transaction of its own; true: it has done so or goes on trying, false: the caller has to';
+
 -- By now(): a volatile function would keep the index from being used.
 CREATE FUNCTION _tidy_sessions(retention interval) RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -179,15 +222,16 @@ $$;
 COMMENT ON FUNCTION _tidy_sessions(interval) IS 'internal: forgets sessions that have ended longer ago than the retention, and keys that verify nothing any more';
 
 ------------------------------------------------------------------------------
--- Sessions: the contract. Whoever may execute these needs no privilege on the tables.
+-- Sessions: the contract. Whoever may execute these needs no privilege on the tables. With a plan of its own for each
+-- execution the tokens would be in the plan, which auto_explain may log.
 ------------------------------------------------------------------------------
 
 CREATE FUNCTION create_session(provider text, token_response jsonb, claims jsonb, device_info jsonb DEFAULT NULL, jwt_claims jsonb DEFAULT '{}')
 RETURNS TABLE (user_id uuid, jwt_token text, expires_at timestamptz, session_id uuid)
-    LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_variable
 DECLARE
-    its_identity text := @extschema@._identity_of(claims);
+    who record := @extschema@._identity_of(claims);
     its_ip_hash bytea := @extschema@.ip_hash(device_info ->> 'ip');
     jwt_id uuid := gen_random_uuid();
     began timestamptz := date_trunc('second', clock_timestamp());
@@ -199,7 +243,8 @@ BEGIN
         RAISE EXCEPTION 'unknown provider "%"', provider
             USING ERRCODE = 'undefined_object', HINT = 'Create it with token_refresh.create_provider().';
     END IF;
-    INSERT INTO @extschema@.account AS a (provider, identity, claims) VALUES (provider, its_identity, claims)
+    INSERT INTO @extschema@.account AS a (provider, identity_claim, identity, claims)
+        VALUES (provider, who.claim, who.identity, claims)
         ON CONFLICT ON CONSTRAINT account_identity DO UPDATE SET claims = excluded.claims, last_login_at = excluded.last_login_at
         RETURNING a.id INTO user_id;
     IF token_response IS NOT NULL THEN
@@ -256,6 +301,7 @@ BEGIN
     UPDATE @extschema@.session s SET refresh_count = 1, refreshed_at = clock_timestamp(),
             expires_at = @extschema@._session_end(s.created_at)
         WHERE s.id = session_id AND s.refresh_count = 0 AND s.revoked_at IS NULL AND s.expires_at > clock_timestamp()
+            AND @extschema@._session_end(s.created_at) > clock_timestamp()
         RETURNING s.expires_at INTO expires_at;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'the session is unknown, over, or has a refresh token already' USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -267,15 +313,20 @@ COMMENT ON FUNCTION start_session_refresh(uuid) IS 'the first refresh token of a
 
 CREATE FUNCTION refresh_session(refresh_token text)
 RETURNS TABLE (user_id uuid, jwt_token text, expires_at timestamptz, session_id uuid, new_refresh_token text, refresh_expires_at timestamptz)
-    LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE plpgsql SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_variable
 DECLARE
     presented record;
     found_session @extschema@.session;
-    its_provider text;
+    its_end timestamptz;
 BEGIN
     SELECT t.session_id, t.counter, t.expires_at INTO presented FROM @extschema@._read_session_refresh_token(refresh_token) t;
     IF presented.session_id IS NULL OR presented.expires_at <= clock_timestamp() THEN
+        RETURN;
+    END IF;
+    -- Not locked yet: the refresher is going to need the row.
+    SELECT s.* INTO found_session FROM @extschema@.session s WHERE s.id = presented.session_id;
+    IF @extschema@._is_reused(found_session, presented.counter) AND @extschema@._report_session_reuse(presented.session_id, true) THEN
         RETURN;
     END IF;
     SELECT s.* INTO found_session FROM @extschema@.session s WHERE s.id = presented.session_id FOR NO KEY UPDATE;
@@ -284,21 +335,24 @@ BEGIN
        OR presented.counter > found_session.refresh_count THEN
         RETURN;
     END IF;
-    SELECT a.provider INTO its_provider FROM @extschema@.account a WHERE a.id = found_session.account;
-    IF presented.counter < found_session.refresh_count - 1 OR presented.counter < found_session.refresh_count
-       AND found_session.refreshed_at + @extschema@._interval_setting('token_refresh.session_refresh_grace') <= clock_timestamp() THEN
-        UPDATE @extschema@.session s SET revoked_at = clock_timestamp() WHERE s.id = found_session.id;
-        INSERT INTO @extschema@.audit_event (event, provider, row_key, subject, message)
-            VALUES ('session_refresh_reused', its_provider, found_session.id::text, found_session.account::text,
-                    'a refresh token was presented again after its grace period; the session is revoked');
+    -- There is no refresher, or the row has just changed. The refresher, which now has to wait for the row, sees to it that
+    -- a ROLLBACK takes nothing back; before this transaction has written the row, which it then could not judge.
+    IF @extschema@._is_reused(found_session, presented.counter) THEN
+        PERFORM @extschema@._report_session_reuse(found_session.id, false);
+        PERFORM @extschema@._end_reused_session(found_session.id, session_user);
         RETURN;
     END IF;
     IF presented.counter = found_session.refresh_count THEN
-        UPDATE @extschema@.session s SET refresh_count = s.refresh_count + 1, refreshed_at = clock_timestamp(),
-                expires_at = @extschema@._session_end(s.created_at)
+        -- Another expiry: of a transaction that was rolled back. The end may have been set nearer.
+        its_end := @extschema@._session_end(found_session.created_at);
+        IF presented.expires_at <> found_session.expires_at OR its_end <= clock_timestamp() THEN
+            RETURN;
+        END IF;
+        UPDATE @extschema@.session s SET refresh_count = s.refresh_count + 1, refreshed_at = clock_timestamp(), expires_at = its_end
             WHERE s.id = found_session.id RETURNING s.* INTO found_session;
         INSERT INTO @extschema@.audit_event (event, provider, row_key, subject)
-            VALUES ('session_refreshed', its_provider, found_session.id::text, found_session.account::text);
+            SELECT 'session_refreshed', a.provider, found_session.id::text, a.id::text
+            FROM @extschema@.account a WHERE a.id = found_session.account;
     END IF;
     user_id := found_session.account;
     session_id := found_session.id;
@@ -311,7 +365,7 @@ END $$;
 COMMENT ON FUNCTION refresh_session(text) IS 'a new JWT and the next refresh token of a session; no row when the token is no good. One that is presented again after its grace period ends the session';
 
 CREATE VIEW session_status AS
-SELECT s.id AS session_id, s.account AS user_id, a.provider, a.identity, s.jwt_id,
+SELECT s.id AS session_id, s.account AS user_id, a.provider, a.identity_claim, a.identity, s.jwt_id,
        CASE WHEN s.revoked_at IS NOT NULL THEN 'revoked' WHEN s.expires_at <= clock_timestamp() THEN 'expired' ELSE 'active' END AS status,
        s.created_at, s.expires_at, s.revoked_at, greatest(s.refresh_count - 1, 0) AS refreshes, s.refreshed_at, s.device_info, s.ip_hash
 FROM @extschema@.session s JOIN @extschema@.account a ON a.id = s.account;

@@ -62,14 +62,16 @@ COMMENT ON FUNCTION _take_authorization(bigint, text, text) IS 'internal: for th
 CREATE FUNCTION _account_of(of_provider text, of_claims jsonb) RETURNS uuid
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-    its_identity text := @extschema@._identity_of(of_claims);
+    who record := @extschema@._identity_of(of_claims);
     found_id uuid;
 BEGIN
-    INSERT INTO @extschema@.account AS a (provider, identity, claims)
-        SELECT of_provider, its_identity, of_claims
-        WHERE NOT EXISTS (SELECT FROM @extschema@.account k WHERE k.provider = of_provider AND k.identity = its_identity)
+    INSERT INTO @extschema@.account AS a (provider, identity_claim, identity, claims)
+        SELECT of_provider, who.claim, who.identity, of_claims
+        WHERE NOT EXISTS (SELECT FROM @extschema@.account k
+            WHERE k.provider = of_provider AND k.identity_claim = who.claim AND k.identity = who.identity)
         ON CONFLICT ON CONSTRAINT account_identity DO NOTHING;
-    SELECT a.id INTO STRICT found_id FROM @extschema@.account a WHERE a.provider = of_provider AND a.identity = its_identity;
+    SELECT a.id INTO STRICT found_id FROM @extschema@.account a
+        WHERE a.provider = of_provider AND a.identity_claim = who.claim AND a.identity = who.identity;
     RETURN found_id;
 END $$;
 COMMENT ON FUNCTION _account_of(text, jsonb) IS 'internal: finds or makes the account of the claims';

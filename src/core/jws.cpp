@@ -113,7 +113,10 @@ VerifiedJws Refused(JwtFailure failure) { return {failure, {}}; }
 
 Result<std::string> SignJwt(const SigningKey& key, std::string_view claims) {
   if (claims.size() > kMaxSessionTokenBytes || !ParseStrictObject(claims).has_value()) {
-    return Error{ErrorCode::kInvalidArgument, "the claims of a token are a JSON object without a name twice", {}};
+    return Error{ErrorCode::kInvalidArgument,
+                 "a token cannot have these claims: they are no JSON object, or hold a name twice, U+0000, a number "
+                 "beyond a double, or more than 32 levels",
+                 {}};
   }
   std::string token = key.verification_key().encoded_header();
   token.append(".").append(Base64UrlEncode(claims));

@@ -8,10 +8,23 @@ namespace token_refresh {
 namespace {
 
 constexpr size_t kMaxNumberChars = 512;
+constexpr size_t kMaxExponent = 400;
 
 // Whether a number that was read as zero is one, and not merely too small for a double.
 bool IsWrittenAsZero(std::string_view number) {
   return number.substr(0, number.find_first_of("eE")).find_first_of("123456789") == std::string_view::npos;
+}
+
+// Of a zero it says nothing, and is still too much for the server.
+bool IsExponentBounded(std::string_view number) {
+  const size_t e = number.find_first_of("eE");
+  if (e == std::string_view::npos) return true;
+  size_t exponent = 0;
+  for (const char digit : number.substr(number.find_first_of("0123456789", e))) {
+    exponent = exponent * 10 + (digit - '0');
+    if (exponent > kMaxExponent) return false;
+  }
+  return true;
 }
 
 bool HasNul(std::string_view text) { return text.find('\0') != std::string_view::npos; }
@@ -26,7 +39,8 @@ class Builder {
   bool number_integer(int64_t value) { return Put(value) != nullptr; }
   bool number_unsigned(uint64_t value) { return Put(value) != nullptr; }
   bool number_float(double value, std::string_view text) {
-    if (text.size() > kMaxNumberChars || (value == 0 && !IsWrittenAsZero(text))) return false;
+    if (text.size() > kMaxNumberChars || !IsExponentBounded(text) || (value == 0 && !IsWrittenAsZero(text)))
+      return false;
     return Put(value) != nullptr;
   }
   bool string(SecretString& value) { return !HasNul(value) && Put(std::move(value)) != nullptr; }

@@ -11,7 +11,8 @@ namespace token_refresh {
 
 // An object of RFC 8259 and nothing around it but white space. Nothing when it is something else, when
 // two members of one object have the same name, when it is nested deeper than kMaxJsonDepth, and for what
-// the server's jsonb cannot hold: U+0000 in a text, numbers beyond a double or of more than 512 characters.
+// the server's jsonb cannot hold: U+0000 in a text, numbers beyond a double, with an exponent beyond 400 or
+// of more than 512 characters.
 // The caller has bounded the size.
 std::optional<SecretJson> ParseStrictObject(std::string_view json);
 

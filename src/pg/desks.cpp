@@ -7,6 +7,7 @@ namespace token_refresh {
 Desks::Desks(Oid database, PgStore& store, HttpTransport& transport, const Clock& clock)
     : channels_(transport, kChannels),
       api_tokens_(database),
+      sessions_(database),
       sign_ins_(database, store, channels_.channel(kSignIns), clock),
       discoveries_(database, channels_.channel(kDiscoveries), clock),
       revocations_(store, channels_.channel(kRevocations), clock) {}
@@ -22,6 +23,8 @@ void Desks::Take(const PendingRequest& request) {
     case RequestKind::kRotateApiToken:
     case RequestKind::kRevokeApiToken:
       return api_tokens_.Take(request.subject);
+    case RequestKind::kRevokeSession:
+      return sessions_.Take(request.subject);
     case RequestKind::kCompleteAuthorization:
       return sign_ins_.Take(request);
     case RequestKind::kDiscover:
@@ -33,6 +36,7 @@ void Desks::Take(const PendingRequest& request) {
 
 void Desks::Serve(Micros now) {
   api_tokens_.Serve(now);
+  sessions_.Serve(now);
   sign_ins_.Serve(now);
   discoveries_.Serve();
   if (sign_ins_.TakeRevocations()) revocations_.LookAgain();
@@ -41,7 +45,7 @@ void Desks::Serve(Micros now) {
 
 Micros Desks::NextAt() const {
   if (has_waiting() || discoveries_.HasWork()) return 0;
-  return std::min({api_tokens_.NextAt(), sign_ins_.NextAt(), revocations_.NextAt()});
+  return std::min({api_tokens_.NextAt(), sessions_.NextAt(), sign_ins_.NextAt(), revocations_.NextAt()});
 }
 
 void Desks::BeginDrain() {

@@ -8,6 +8,7 @@
 #include "pg/api_token_desk.h"
 #include "pg/discovery_desk.h"
 #include "pg/revocation_desk.h"
+#include "pg/session_desk.h"
 #include "pg/sign_in_desk.h"
 
 namespace token_refresh {
@@ -40,6 +41,7 @@ class Desks {
 
   TransportChannels channels_;
   ApiTokenDesk api_tokens_;
+  SessionDesk sessions_;
   SignInDesk sign_ins_;
   DiscoveryDesk discoveries_;
   RevocationDesk revocations_;

@@ -1,4 +1,5 @@
 // SQL functions validate_jwt, which is on the way of every request of an application, _sign_jwt and _interval_setting.
+#include "core/json_escapes.h"
 #include "core/jws.h"
 #include "core/jwt_claims.h"
 #include "core/uuid.h"
@@ -44,11 +45,11 @@ std::optional<Uuid> UuidClaim(const SecretJson& claims, const char* name) {
   return text.has_value() ? ParseUuid(*text) : std::nullopt;
 }
 
-// As it was signed. Where the server's encoding is another, with every \u resolved: what it cannot express must not
-// become an error.
+// As it was signed. Where the server's encoding is another, with every \u beyond ASCII resolved: what it cannot express
+// must not become an error.
 char* ClaimsText(const VerifiedJwt& jwt) {
   if (GetDatabaseEncoding() == PG_UTF8) return CopyOut(jwt.payload.view());
-  SecretString text = jwt.claims.dump(-1, ' ', false, SecretJson::error_handler_t::replace);
+  const SecretString text = ResolveUnicodeEscapes(jwt.payload.view());
   return CopyOut({text.data(), text.size()});
 }
 

@@ -1,6 +1,7 @@
 // SQL functions behind create_signing_key, import_signing_key, refresh_session and the hash of IP addresses: they make
 // keys and secrets, and use them; what is stored is written by SQL.
 #include "core/encoding.h"
+#include "core/ip_address.h"
 #include "core/new_key.h"
 #include "core/sealed_box.h"
 #include "core/session_refresh_token.h"
@@ -96,6 +97,8 @@ extern "C" Datum token_refresh_make_signing_key(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
   TupleDesc desc;
   if (get_call_result_type(fcinfo, nullptr, &desc) != TYPEFUNC_COMPOSITE) elog(ERROR, "token_refresh: no row type");
+  if (PG_ARGISNULL(0))
+    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"algorithm\" must not be null")));
   text* algorithm = PG_GETARG_TEXT_PP(0);
   char* given = PG_ARGISNULL(1) ? nullptr : text_to_cstring(PG_GETARG_TEXT_PP(1));
   const char* utf8 = given == nullptr ? nullptr : pg_server_to_any(given, static_cast<int>(strlen(given)), PG_UTF8);
@@ -176,7 +179,7 @@ extern "C" Datum token_refresh_ip_hash(PG_FUNCTION_ARGS) {
   text* ip = PG_GETARG_TEXT_PP(0);
   bytea* hash = AllocateBytes(kSha256Bytes);
   WithSessionSecret(kIpHashPurpose, [&](std::string_view secret) -> Status {
-    token_refresh::Result<Sha256Digest> mac = HmacSha256(secret, View(ip));
+    token_refresh::Result<Sha256Digest> mac = HmacSha256(secret, NormalizedIpAddress(View(ip)));
     if (!mac.ok()) return mac.error();
     memcpy(VARDATA(hash), mac->data(), kSha256Bytes);
     return Ok();

@@ -45,6 +45,17 @@ bool FetchSession(const Uuid& jwt_id, SessionRow* row) {
   return found;
 }
 
+bool IsOwnSession(const Uuid& id) {
+  pg_uuid_t session;
+  memcpy(session.data, id.data(), id.size());
+  ScanKeyData key;
+  EqualKey(&key, 1, InvalidOid, F_UUID_EQ, UUIDPGetDatum(&session));
+  bool own = false;
+  FetchOne(ExtensionRelation("session"), ExtensionRelation("session_pkey"), &key, 1, GetActiveSnapshot(),
+           [&own](TupleTableSlot* slot) { own = WrittenByThisTransaction(slot); });
+  return own;
+}
+
 bytea* FetchSessionSecret(const char* purpose) {
   ScanKeyData key;
   EqualKey(&key, 1, C_COLLATION_OID, F_TEXTEQ, CStringGetTextDatum(purpose));

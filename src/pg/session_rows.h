@@ -23,6 +23,9 @@ struct SessionRow {
 // counts from its COMMIT on, and when the statement sees none, since it may have made the session itself.
 bool FetchSession(const Uuid& jwt_id, SessionRow* row);
 
+// By its id, as the statement sees it: whether this transaction has written the row, which then nobody else sees.
+bool IsOwnSession(const Uuid& id);
+
 // Sealed, palloc'd; null: there is none.
 bytea* FetchSessionSecret(const char* purpose);
 

@@ -84,6 +84,7 @@ enum class RequestKind : uint8_t {
   kRefresh,         // id: of a schedule row
   kRotateApiToken,  // id: of an API token, whose successor is wanted
   kRevokeApiToken,  // id: of an API token that was presented after its grace period
+  kRevokeSession,   // id, rest_of_id: of a session whose refresh token was (session_desk.h)
   // With a sealed payload (sealed_request.h); id: its own, never used twice.
   kCompleteAuthorization,
   kDiscover,
@@ -91,6 +92,7 @@ enum class RequestKind : uint8_t {
 struct RequestSubject {
   RequestKind kind;
   int64_t id;
+  int64_t rest_of_id = 0;  // of an id of 16 bytes
   bool operator==(const RequestSubject&) const = default;
 };
 

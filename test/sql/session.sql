@@ -46,7 +46,13 @@ SELECT claims FROM account;
 SELECT get_access_token('va', :'alice');
 SELECT user_id <> :'alice' AS other FROM create_session('va', NULL, '{"sub": "alice"}');
 SELECT user_id <> :'alice' AS other FROM create_session('va', NULL, '{"icn": "", "sub": "bob", "email": null}');
-SELECT identity FROM account ORDER BY 1;
+SELECT identity_claim, identity FROM account ORDER BY 1, 2;
+-- The same value of the other claim is somebody else.
+SELECT user_id <> :'alice' AS other FROM create_session('va', NULL, '{"sub": "1012667145V762142"}');
+SELECT count(*), count(DISTINCT user_id) AS accounts FROM session_status WHERE identity = '1012667145V762142';
+SELECT DISTINCT identity_claim FROM session_status WHERE user_id = :'alice';
+SELECT _account_of('va', '{"icn": "1012667145V762142"}') = :'alice' AS same, _account_of('va', '{"sub": "1012667145V762142"}') = :'alice' AS of_sub;
+DELETE FROM account WHERE identity_claim = 'sub' AND identity = '1012667145V762142';
 
 -- Refused arguments.
 SELECT create_session(NULL, NULL, '{"sub": "x"}');
@@ -65,8 +71,14 @@ SELECT create_session('va', NULL, '{"sub": "x"}', jsonb_build_object('a', repeat
 SELECT create_session('va', NULL, '{"sub": "x"}', NULL, '[]');
 SELECT create_session('va', NULL, '{"sub": "x"}', NULL, NULL);
 SELECT create_session('va', NULL, '{"sub": "x"}', NULL, '{"jti": "x"}');
+SELECT create_session('va', NULL, '{"sub": "x"}', NULL, '{"azp": 5}');
+SELECT create_session('va', NULL, '{"sub": "x"}', NULL, '{"azp": null}');
+SELECT create_session('va', NULL, '{"sub": "x"}', NULL, '{"n": 1e400}');
 SELECT create_session('va', NULL, '{"sub": "x"}', NULL, jsonb_build_object('a', repeat('x', 16000)));
 SELECT count(*) FROM account;
+SELECT _make_signing_key(NULL, NULL, NULL);
+-- One address, however it is written.
+SELECT a, ip_hash(a) = ip_hash(b) AS same FROM (VALUES ('192.0.2.1', '::ffff:192.0.2.1'), ('2001:DB8::1', '2001:db8:0::0:1'), ('192.0.2.1', '192.0.2.2'), ('FE80::1%eth0', 'fe80::1%eth0')) v (a, b);
 
 -- What is no JWT, or none of ours, is NULL. hs() signs as whoever has the secret.
 CREATE FUNCTION pg_temp.b64u(b bytea) RETURNS text LANGUAGE sql AS $$ SELECT translate(encode(b, 'base64'), E'+/=\n', '-_') $$;
@@ -150,6 +162,27 @@ SELECT * FROM refresh_session(:'rt1');
 SELECT * FROM refresh_session(:'rt2');
 RESET token_refresh.session_refresh_grace;
 SELECT event, subject = :'bob' AS bob, message FROM audit_event WHERE event ~ '^session_refresh' ORDER BY occurred_at;
+-- A token of a refresh that was rolled back is no good when its number has been reached, and ends nothing.
+SELECT session_id AS session FROM create_session('va', NULL, '{"sub": "bob"}') \gset
+SELECT refresh_token AS rt1 FROM start_session_refresh(:'session') \gset
+BEGIN;
+SET LOCAL token_refresh.session_idle_timeout = '1d';
+SELECT new_refresh_token AS lost FROM refresh_session(:'rt1') \gset
+ROLLBACK;
+SELECT new_refresh_token AS rt2 FROM refresh_session(:'rt1') \gset
+SELECT count(*) AS lost FROM refresh_session(:'lost');
+SELECT count(*) AS good FROM refresh_session(:'rt2');
+-- When the end has been set so near that it has passed.
+SELECT session_id AS session FROM create_session('va', NULL, '{"sub": "bob"}') \gset
+UPDATE session SET created_at = now() - interval '1 hour' WHERE id = :'session';
+SET token_refresh.session_max_lifetime = '10min';
+SELECT start_session_refresh(:'session');
+RESET token_refresh.session_max_lifetime;
+SELECT refresh_token AS rt1 FROM start_session_refresh(:'session') \gset
+SET token_refresh.session_max_lifetime = '10min';
+SELECT count(*) AS refreshed FROM refresh_session(:'rt1');
+RESET token_refresh.session_max_lifetime;
+SELECT count(*) AS refreshed FROM refresh_session(:'rt1');
 -- However often: not beyond the session's end.
 SELECT session_id AS session FROM create_session('va', NULL, '{"sub": "bob"}') \gset
 SET token_refresh.session_max_lifetime = '10min';

@@ -11,7 +11,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TokenRefreshTest;
 
-my $primary = new_node('primary', -init => { allows_streaming => 1 }, 'max_connections' => 30, 'token_refresh.jwt_issuer' => 'https://id.example.com', 'token_refresh.jwt_audience' => 'web');
+my $primary = new_node('primary', -init => { allows_streaming => 1 }, 'max_connections' => 30, 'wal_level' => 'logical', 'token_refresh.jwt_issuer' => 'https://id.example.com', 'token_refresh.jwt_audience' => 'web');
 $primary->backup('backup');
 my $standby = PostgreSQL::Test::Cluster->new('standby');
 $standby->init_from_backup($primary, 'backup', has_streaming => 1);
@@ -137,6 +137,18 @@ subtest 'dump and restore' => sub {
         is(on($primary, q{SELECT validate_jwt(jwt_token) IS NOT NULL FROM create_session('va', NULL, '{"sub": "frank"}')}, $form), 't', 'and begun');
         is(on($primary, q{SELECT count(*) FROM account WHERE identity = 'frank'}, $form), '1', 'for the same account');
     }
+    # A copy to which logical replication brings the keys: a process there forgets one that is retired.
+    on($primary, 'CREATE PUBLICATION keys FOR TABLE signing_key');
+    on($primary, q{SELECT pg_create_logical_replication_slot('keys', 'pgoutput')});
+    $primary->safe_psql('plain', sprintf('CREATE SUBSCRIPTION keys CONNECTION %s PUBLICATION keys WITH (create_slot = false, copy_data = false)', literal($primary->connstr('postgres'))));
+    my $session = background_session($primary, 'plain');
+    my $check = "SELECT token_refresh.validate_jwt('$with_secret') IS NOT NULL";
+    is($session->query_safe($check), 't', 'in a copy');
+    on($primary, q{SELECT retire_signing_key('dumped', '0')});
+    ok($primary->poll_query_until('plain', q{SELECT verify_until <= clock_timestamp() FROM token_refresh.signing_key WHERE kid = 'dumped'}), 'a retirement comes by logical replication');
+    is($session->query_safe($check), 'f', 'and counts');
+    $session->quit;
+    $primary->safe_psql('plain', 'DROP SUBSCRIPTION keys');
 };
 
 subtest 'what has ended is tidied up' => sub {

@@ -57,6 +57,23 @@ subtest 'a life' => sub {
     push @secrets, map { (split /\./, held($_))[2] } 'jwt', 'next jwt';
 };
 
+# What auto_explain logs of the statements within: the tokens come out of a table, so that they are in no plan of the
+# statement itself.
+subtest 'auto_explain' => sub {
+    ok(bound(q{INSERT INTO held SELECT 'response', $1}, json({ access_token => $access, refresh_token => $refresh, expires_in => 3600 })), 'tokens in a table');
+    my $session = background_session($node);
+    $session->query_safe(q{LOAD 'auto_explain'; SET auto_explain.log_min_duration = 0; SET auto_explain.log_nested_statements = on; SET auto_explain.log_verbose = on});
+    my $of = sub { my ($kind) = @_; return "FROM (SELECT secret FROM held WHERE kind = '$kind') h,"; };
+    is($session->query_safe("SELECT count(s.jwt_token) ${\ $of->('response')} token_refresh.create_session('va', h.secret::jsonb, '{\"sub\": \"explained\"}') s"), '1', 'a sign-in');
+    $session->query_safe(q{INSERT INTO held SELECT 'explained', f.refresh_token FROM token_refresh.create_session('va', NULL, '{"sub": "explained"}') s, token_refresh.start_session_refresh(s.session_id) f});
+    is($session->query_safe("SELECT count(r.jwt_token) ${\ $of->('explained')} token_refresh.refresh_session(h.secret) r"), '1', 'refreshed');
+    is($session->query_safe("SELECT count(j) ${\ $of->('jwt')} token_refresh.validate_jwt(h.secret) j"), '1', 'validated');
+    push @secrets, held('explained');
+    $session->quit;
+    my $log = read_log($node);
+    like($log, qr/PL\/pgSQL function token_refresh\.$_/, "the plans within $_ are logged") for 'create_session', 'refresh_session';
+};
+
 subtest 'errors' => sub {
     ok(!bound(q{SELECT 1 / (length($1) - length($1)) FROM token_refresh.validate_jwt($1)}, held('jwt')), 'an error after a call');
     ok(!bound(q{SELECT token_refresh.import_signing_key('ES256', $1, 'x')}, $pem), 'a key of another kind');
@@ -73,7 +90,7 @@ subtest 'errors' => sub {
 };
 
 subtest 'where they are not' => sub {
-    is(scalar(grep { defined && length > 20 } @secrets), 10, 'secrets that are looked for: ' . scalar(@secrets));
+    is(scalar(grep { defined && length > 20 } @secrets), 11, 'secrets that are looked for: ' . scalar(@secrets));
     my $names = query("SELECT string_agg(c.oid::regclass::text, ' ') FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'token_refresh' AND c.relkind IN ('r', 'v')");
     for my $name (split / /, $names)
     {
