@@ -18,14 +18,14 @@ my $support_dir = dirname(__FILE__);
 
 # Everything that a row may hold, so that a slip in a row is not overlooked.
 my %known = map { $_ => 1 } qw(name source options client_id client_secret previous_client_secret stored tls refused exchanges request answer expect unsupported);
-my %known_expectation = map { $_ => 1 } qw(failure message access_token refresh_token expires_in tolerance refresh_expires_in scope token_type
+my %known_expectation = map { $_ => 1 } qw(failure status message access_token refresh_token expires_in tolerance refresh_expires_in scope token_type
     captured secondary due warning events again);
 
 # ---- the table
 
 sub read_cases
 {
-    my $cases = JSON::PP->new->decode(slurp_file("$support_dir/../conformance/cases.json"));
+    my $cases = JSON::PP->new->utf8->decode(slurp_file("$support_dir/../conformance/cases.json"));
     my %seen;
     for my $case (@$cases)
     {
@@ -86,12 +86,14 @@ sub make_certificates
 
 # ---- the server
 
-# tls => 1: https, with the certificates of make_certificates.
+# It needs what make_keys and make_certificates have made. Its {tls_url} is the one for https.
 sub start_dialect_server
 {
-    my ($dir, %option) = @_;
-    my @tls = $option{tls} ? ('--tls', "$dir/server.crt", "$dir/server.key", '--client-ca', "$dir/ca.crt") : ();
-    return TokenRefreshTest::Server->new($option{tls} ? 'https' : 'http', 'python3', "$support_dir/dialect_server.py", '--keys', $dir, @tls);
+    my ($dir) = @_;
+    my $server = TokenRefreshTest::Server->new('http', 'python3', "$support_dir/dialect_server.py", '--keys', $dir, '--tls', "$dir/server.crt", "$dir/server.key",
+        '--client-ca', "$dir/ca.crt");
+    $server->{tls_url} = 'https://127.0.0.1:' . $server->call(GET => '/test/tls_port')->[0];
+    return $server;
 }
 
 # ---- from a row to a provider
@@ -111,8 +113,8 @@ sub values_of
 sub presented
 {
     my ($case, $values, $round) = @_;
-    my $by_access = ($case->{options}{refresh_with} // '') eq 'access_token' || ($case->{options}{grant_type} // '') =~ /token-exchange$/;
-    my $stored = $case->{stored} // {};
+    my $usual     = ($case->{options}{grant_type} // '') =~ /token-exchange$/ || !exists(($case->{stored} // { refresh_token => 1 })->{refresh_token}) ? 'access_token' : 'refresh_token';
+    my $by_access = ($case->{options}{refresh_with} // $usual) eq 'access_token';
     return $values->{old_access} if $by_access && $round == 1;
     return $values->{old_refresh} if $round == 1;
     my $expected = expected_of($case);
@@ -163,6 +165,7 @@ sub case_statements
     my $alter   = defined $former ? sprintf('SELECT token_refresh.alter_provider(%s, %s)', $name, literal(json({ client_secret => $secret }))) : ();
     my $stored = fill($case->{stored} // { access_token => '<old_access>', refresh_token => '<old_refresh>', expires_in => 600 }, $values);
     my $store  = sprintf(q{SELECT token_refresh.store_credential(%s, 'subject', %s)}, $name, literal(json($stored)));
+    utf8::encode($_) for grep { defined } $create, $alter, $store;
     return { create => $create, alter => $alter, store => $store };
 }
 
@@ -177,18 +180,20 @@ sub expected_of
     if (defined $said{failure})
     {
         my $reauth = $said{failure} eq 'reauth';
-        %expected = (access_token => 'old', refresh_token => 'kept', expires_in => 600, again => $reauth ? 'reauth' : $said{failure} =~ /rate_limited|too_early/ ? 'later' : 'asked',
+        %expected = (
+            access_token => 'old', refresh_token => 'kept', expires_in => 600,
+            again  => $reauth ? 'reauth' : $said{failure} =~ /rate_limited|too_early/ ? 'later' : 'asked',
             events => [($reauth ? 'needs_reauth' : 'refresh_failed') . "/$said{failure}"]);
     }
     else
     {
         %expected = (failure => '', access_token => 'new', refresh_token => 'kept', expires_in => 3600, events => ['refreshed'], again => 'asked');
     }
-    $expected{status} = ($said{failure} // '') eq 'reauth' ? 'needs_reauth' : 'connected';
+    $expected{status} = { reauth => 'needs_reauth', client_config => 'error' }->{ $said{failure} // '' } // 'connected';
     return { token_type => 'Bearer', scope => undef, captured => undef, secondary => {}, refresh_expires_in => undef, warning => '', message => '', tolerance => 20, %expected, %said };
 }
 
-sub show { my ($value) = @_; return defined $value ? JSON::PP->new->canonical->allow_nonref->encode($value) : 'nothing'; }
+sub show { my ($value) = @_; return defined $value ? JSON::PP->new->utf8->canonical->allow_nonref->encode($value) : 'nothing'; }
 
 sub near { my ($expected, $got, $tolerance) = @_; return defined $expected ? defined $got && abs($got - $expected) <= $tolerance : !defined $got; }
 

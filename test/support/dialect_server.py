@@ -4,13 +4,15 @@ say. Standard library, and the openssl command for signatures (dialect_check.py)
 
 usage: dialect_server.py --port-file FILE [--keys DIRECTORY] [--tls CERT KEY [--client-ca FILE]]
 
-Listens on a free port of 127.0.0.1, writes its number to FILE and runs until its standard input is closed.
+Listens on a free port of 127.0.0.1, writes its number to FILE and runs until its standard input is closed; with --tls on
+another one as well, for https.
 DIRECTORY holds public keys in PEM, NAME.pub each.
 
 POST /test/cases     JSON {CASE: {client_id, client_secret, values, exchanges: [{request, answer}]}}: from now on requests
                      under /CASE/ are compared with these, the first with the first, and answered. Texts may hold
                      <name> for a value, <now+SECONDS>, <now_ms+SECONDS>, <iso+SECONDS> and <jwt+SECONDS>, a JWT
                      that expires then
+GET  /test/tls_port  JSON [port]
 GET  /test/records   JSON {CASE: [[difference, ...] of each request]}
 
 A request that is not as expected, or one too many, is answered 400 with a JSON that says what differs.
@@ -80,6 +82,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if url.path == "/test/records":
             with server.lock:
                 return self.answer_json(200, {name: case.records for name, case in server.cases.items()})
+        if url.path == "/test/tls_port":
+            return self.answer_json(200, [server.tls_port])
         case = server.cases.get(name)
         if case is None:
             return self.answer_json(404, {"error": f"no such case: {name}"})
@@ -118,7 +122,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self, address):
         super().__init__(address, Handler)
-        self.cases, self.keys, self.lock = {}, "", threading.Lock()
+        self.cases, self.keys, self.lock, self.tls_port = {}, "", threading.Lock(), 0
 
     def handle_error(self, request, client_address):
         if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is no error
@@ -134,6 +138,21 @@ def listen():
             continue
 
 
+def listen_tls(server, arguments):
+    """The same cases by https."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*arguments.tls)
+    if arguments.client_ca:
+        context.load_verify_locations(arguments.client_ca)
+        context.verify_mode = ssl.CERT_OPTIONAL
+    secure = listen()
+    secure.cases, secure.keys, secure.lock = server.cases, server.keys, server.lock
+    server.tls_port = secure.server_address[1]
+    # The handshake belongs to the connection's own thread.
+    secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
+    threading.Thread(target=secure.serve_forever, daemon=True).start()
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--port-file", required=True)
@@ -144,13 +163,7 @@ def main():
     server = listen()
     server.keys = arguments.keys
     if arguments.tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*arguments.tls)
-        if arguments.client_ca:
-            context.load_verify_locations(arguments.client_ca)
-            context.verify_mode = ssl.CERT_OPTIONAL
-        # The handshake belongs to the connection's own thread.
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        listen_tls(server, arguments)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with open(arguments.port_file + ".new", "w") as file:
         file.write(f"{server.server_address[1]}\n")

@@ -16,39 +16,29 @@ use TokenRefreshTest;
 my $dir = PostgreSQL::Test::Utils::tempdir();
 make_keys($dir);
 make_certificates($dir);
-my $plain = start_dialect_server($dir);
-my $tls   = start_dialect_server($dir, tls => 1);
-my $node  = new_node('main', 'log_min_messages' => 'warning');
-my @cases = read_cases();
-my @alive = grep { !$_->{refused} } @cases;
+my $server = start_dialect_server($dir);
+my $node   = new_node('main', 'log_min_messages' => 'warning');
+my @cases  = read_cases();
+my @alive  = grep { !$_->{refused} } @cases;
 
-sub server_of { return $_[0]{tls} ? $tls : $plain; }
-
-sub url_of { return server_of($_[0])->url; }
+sub url_of { return $_[0]{tls} ? $server->{tls_url} : $server->url; }
 
 # Lines of JSON.
 sub rows
 {
     my ($sql) = @_;
-    my $json = JSON::PP->new->allow_nonref;
+    my $json = JSON::PP->new->utf8->allow_nonref;
     return map { $json->decode($_) } split /\n/, $node->safe_psql('postgres', $sql);
 }
 
 sub send_scripts
 {
     my ($round) = @_;
-    for my $server ($plain, $tls)
-    {
-        my @its = grep { server_of($_) == $server } @alive;
-        $server->call(POST => '/test/cases', { map { $_->{name} => case_script($_, $server->url, $dir, $round) } @its });
-    }
+    $server->call(POST => '/test/cases', { map { $_->{name} => case_script($_, url_of($_), $dir, $round) } @alive });
     return;
 }
 
-sub records
-{
-    return { map { %{ $_->call(GET => '/test/records') } } $plain, $tls };
-}
+sub records { return $server->call(GET => '/test/records'); }
 
 # By provider: what refresh_credential says.
 sub refresh
@@ -163,11 +153,40 @@ subtest 'after the waits, the token that is stored is presented' => sub {
     {
         my $script = case_script($case, url_of($case), $dir, 2);
         $script->{exchanges} = [{ request => $case->{exchanges}[-1]{request}, answer => { status => 503 } }];
-        server_of($case)->call(POST => '/test/cases', { $case->{name} => $script });
+        $server->call(POST => '/test/cases', { $case->{name} => $script });
     }
     refresh(map { $_->{name} } @waited);
     my $found = records();
     is_deeply($found->{ $_->{name} }, [[]], $_->{name}) for @waited;
+};
+
+# ---- the catalogue
+
+# What a registration has to add to a preset: values for its variables, a key, a certificate.
+sub registration
+{
+    my ($options) = @_;
+    my %own;
+    my ($host) = @{ $options->{allowed_hosts} // ['x.example.com'] };
+    $host =~ s/^\*/x/;
+    my %value = (domain => $host, host => $host, landscape => 'eu10.hana.ondemand.com', redirect_uri => 'https://app.example/back');
+    my $variables = $options->{variables};
+    $own{variables} = { map { $_ => $variables->{$_} // $value{$_} // 'x' } keys %$variables } if $variables;
+    $own{allowed_hosts} = [$host] if exists(($variables // {})->{host}) && !$options->{allowed_hosts};
+    my $method = $options->{token_endpoint_auth_method} // '';
+    %own = (%own, client_certificate => "$dir/client.crt", client_key => "$dir/client.key") if $method eq 'tls_client_auth';
+    my $secret = ($options->{grant_type} // '') =~ /jwt-bearer/ ? slurp_file("$dir/rsa.pem") : $method =~ /^none|tls_/ ? undef : 'obviously-fake-secret';
+    return ($secret, \%own);
+}
+
+subtest 'a provider can be made of every preset' => sub {
+    for my $preset (rows('SELECT json_build_array(name, options) FROM token_refresh.provider_preset ORDER BY name'))
+    {
+        my ($name, $options) = @$preset;
+        my ($secret, $own) = registration($options);
+        my $create = sprintf('SELECT token_refresh.create_provider(%s, %s, %s, %s)', map { literal($_) } "catalogue-$name", 'id', $secret, json({ preset => $name, %$own }));
+        is($node->safe_psql('postgres', 'SELECT refusal(' . literal($create) . ')'), '', $name);
+    }
 };
 
 is($node->safe_psql('postgres', "SELECT count(*) FROM token_refresh.audit_event WHERE message ~ 'fake-[a-z_]+-of-|obviously-fake'"), '0', 'no message holds a secret');
