@@ -15,6 +15,7 @@ certificate   the common name in the client's certificate; by default there is n
 """
 
 import base64
+import email.utils
 import hashlib
 import hmac
 import json
@@ -28,7 +29,7 @@ import urllib.parse
 REFRESH = {"grant_type": "refresh_token", "refresh_token": "<presented>"}
 CONTENT_TYPES = {"form": "application/x-www-form-urlencoded", "json": "application/json", "query": None}
 UUID = "~^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
-PLACE = re.compile(r"<(now|now_ms|iso|jwt)([+-]\d+)>|<([a-z_]+)>")
+PLACE = re.compile(r"<(now|now_ms|iso|http|jwt)([+-]\d+)>|<([a-z_]+)>")
 CLOCK_TOLERANCE = 30  # seconds
 
 
@@ -53,6 +54,8 @@ def value_of(match, values):
         return str(int(moment * 1000))
     if kind == "iso":
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+    if kind == "http":
+        return email.utils.formatdate(moment, usegmt=True)
     return ".".join(b64(part.encode()) for part in ('{"alg":"none"}', json.dumps({"exp": int(moment)}), "signature"))
 
 

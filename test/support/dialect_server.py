@@ -10,8 +10,8 @@ DIRECTORY holds public keys in PEM, NAME.pub each.
 
 POST /test/cases     JSON {CASE: {client_id, client_secret, values, exchanges: [{request, answer}]}}: from now on requests
                      under /CASE/ are compared with these, the first with the first, and answered. Texts may hold
-                     <name> for a value, <now+SECONDS>, <now_ms+SECONDS>, <iso+SECONDS> and <jwt+SECONDS>, a JWT
-                     that expires then
+                     <name> for a value, <now+SECONDS>, <now_ms+SECONDS>, <iso+SECONDS>, <http+SECONDS> and
+                     <jwt+SECONDS>, a JWT that expires then
 GET  /test/tls_port  JSON [port]
 GET  /test/records   JSON {CASE: [[difference, ...] of each request]}
 

@@ -160,6 +160,23 @@ subtest 'after the waits, the token that is stored is presented' => sub {
     is_deeply($found->{ $_->{name} }, [[]], $_->{name}) for @waited;
 };
 
+# ---- the other tokens of an answer
+
+subtest 'a secondary credential presents its own refresh token' => sub {
+    for my $case (grep { DialectTest::expected_of($_)->{secondary}{user} } @alive)
+    {
+        my $name   = $case->{name};
+        my $script = case_script($case, url_of($case), $dir, 1);
+        $script->{values}{presented} = $script->{values}{user_refresh};
+        $script->{exchanges} = [{ request => $case->{exchanges}[-1]{request}, answer => { body => { access_token => 'fake-second', refresh_token => 'fake-third', expires_in => 7200 } } }];
+        $server->call(POST => '/test/cases', { $name => $script });
+        is($node->safe_psql('postgres', "SELECT success, token_refresh.get_access_token('$name', 'subject') = 'fake-second' FROM token_refresh.refresh_credential('$name', 'subject', 'user')"),
+            't|f', "$name: it is refreshed, and the first one is not touched");
+        is_deeply(records()->{$name}, [[]], "$name: as expected");
+        is($node->safe_psql('postgres', "SELECT token_refresh.get_access_token('$name', 'subject', 'user')"), 'fake-second', "$name: the new token is stored");
+    }
+};
+
 # ---- the catalogue
 
 # What a registration has to add to a preset: values for its variables, a key, a certificate.
