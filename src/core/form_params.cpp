@@ -65,9 +65,9 @@ void FormParams::Remove(std::string_view name) {
   std::erase_if(params_, [&](const Param& param) { return param.name == name; });
 }
 
-void FormParams::Rename(std::string_view name, std::string_view other) {
+void FormParams::Rename(const std::map<std::string, std::string>& names) {
   for (Param& param : params_) {
-    if (param.name == name) param.name = other;
+    if (const auto other = names.find(std::string(param.name)); other != names.end()) param.name = other->second;
   }
 }
 

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <deque>
+#include <map>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -23,8 +25,8 @@ class FormParams {
   void Set(std::string_view name, std::string_view value);
   void SetOwned(std::string_view name, Secret value);
   void Remove(std::string_view name);
-  // Keeps the value and its place.
-  void Rename(std::string_view name, std::string_view other);
+  // From names to other ones, all at once: a new name is not renamed again. Keeps values and places.
+  void Rename(const std::map<std::string, std::string>& names);
 
   Secret Encode() const;
   // An object of texts. Of a name that stands there twice the last value counts.

@@ -73,7 +73,7 @@ std::string ScopeText(const ProviderOptions& options) {
 }
 
 Status FitParams(const ProviderOptions& options, const FindValue& find, FormParams& params) {
-  for (const auto& [name, other] : options.request.param_names) params.Rename(name, other);
+  params.Rename(options.request.param_names);
   // A standard parameter is replaced where it stands; others follow in the order of their names.
   for (const auto& [name, text] : options.request_params) {
     if (!text.has_value()) {

@@ -28,7 +28,7 @@ INSERT INTO known VALUES
     ('refresh_margin', 'string', 'interval'), ('keep_alive', 'string', 'interval'), ('min_interval', 'string', 'interval'),
     ('replay_window', 'string', 'interval'), ('keep_refresh_token', 'boolean', ''), ('requests_per_minute', 'number', ''),
     ('authorization_params', 'object', ''), ('request_params', 'object', ''), ('request_headers', 'object', ''),
-    ('param_names', 'object', ''), ('response_pointers', 'object', 'pointers'), ('secondary_tokens', 'object', ''),
+    ('param_names', 'object', ''), ('response_pointers', 'object', 'pointers'), ('secondary_tokens', 'array', ''), ('refresh_with', 'string', 'word'),
     ('variables', 'object', ''), ('captured_fields', 'array', ''), ('error_rules', 'array', ''), ('allowed_hosts', 'array', '');
 CREATE TEMPORARY VIEW chosen AS
     SELECT p.name, o.key, o.value, o.value #>> '{}' AS text, k.type, k.meaning
@@ -47,6 +47,7 @@ SELECT name, key, text AS no_word FROM chosen WHERE meaning = 'word' AND text <>
     WHEN 'request_method' THEN ARRAY['GET', 'POST']
     WHEN 'request_format' THEN ARRAY['form', 'json', 'query']
     WHEN 'expires_in_unit' THEN ARRAY['s', 'ms']
+    WHEN 'refresh_with' THEN ARRAY['refresh_token', 'access_token', 'nothing']
     ELSE ARRAY['response', 'introspection', 'jwt'] END);
 SELECT c.name, r.value AS bad_rule FROM chosen c, jsonb_array_elements(c.value) r
 WHERE c.key = 'error_rules' AND (NOT r.value ? 'class' OR r.value - ARRAY['status', 'pointer', 'value', 'class'] <> '{}'

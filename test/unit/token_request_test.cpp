@@ -191,6 +191,12 @@ TEST(TokenRequestTest, RenamesStandardParametersOnly) {
             "client_id=own");
 }
 
+TEST(TokenRequestTest, RenamesAllAtOnce) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.options.request.param_names = {{"client_id", "refresh_token"}, {"refresh_token", "client_id"}};
+  EXPECT_EQ(Body(Build(provider)), "grant_type=refresh_token&client_id=fake%2Frefresh&refresh_token=the+client");
+}
+
 TEST(TokenRequestTest, GeneratesValues) {
   Provider provider = SomeProvider(ClientAuthMethod::kNone);
   provider.options.request_params = {{"grant_type", std::nullopt},
