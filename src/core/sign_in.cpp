@@ -48,6 +48,7 @@ void SignIns::Impl::Begin(SignInRequest request) {
   const uint64_t number = next_number++;
   Flow& flow = flows[number];
   flow.request = std::move(request);
+  ++under_way[flow.request.provider->name];
   flow.begun_at = clock.Now();
   if (draining) return Refuse(number, "shutting_down", std::string(kStopping));
   Result<std::string> nonce = NonceFor(flow.request.code_verifier);
@@ -65,7 +66,8 @@ void SignIns::Impl::TakeTokens(uint64_t number, const HttpResponse& response) {
   if (flow == nullptr) return;
   if (WasHeldBack(response)) return Refuse(number, "shutting_down", std::string(kStopping));
   std::variant<TokenSet, FailedAnswer> answer =
-      ReadTokenResponse(*flow->request.provider, response, SecretsOf(flow->request, flow->tokens), clock.Now());
+      ReadTokenResponse(*flow->request.provider, response, SecretsOf(flow->request, flow->tokens), clock.Now(),
+                        TokenAsk::kCode);
   if (auto* failed = std::get_if<FailedAnswer>(&answer); failed != nullptr) {
     flow->tokens.refresh_token = failed->refresh_token.Clone();
     flow->tokens.refresh_expires_in = failed->refresh_expires_in;
@@ -139,7 +141,9 @@ void SignIns::Impl::TakeUserinfo(uint64_t number, const HttpResponse& response) 
   Result<std::string> claims =
       ReadUserinfo(*flow->request.provider, response, SecretsOf(flow->request, flow->tokens), clock.Now());
   if (claims) return Accept(number, *std::move(claims));
-  Refuse(number, "userinfo_failed", "the userinfo endpoint does not say who it is: " + claims.error().message);
+  const bool unavailable = claims.error().code == ErrorCode::kUnavailable;
+  Refuse(number, unavailable ? "userinfo_unavailable" : "userinfo_failed",
+         "the userinfo endpoint does not say who it is: " + claims.error().message);
 }
 
 // ---- the end
@@ -163,6 +167,7 @@ void SignIns::Impl::Refuse(uint64_t number, std::string failure, std::string mes
 SignInResult SignIns::Impl::TakeResult(uint64_t number) {
   auto node = flows.extract(number);
   Flow& flow = node.mapped();
+  if (const auto count = under_way.find(flow.request.provider->name); --count->second == 0) under_way.erase(count);
   SignInResult result;
   result.id = flow.request.id;
   result.tokens = std::move(flow.tokens);
@@ -179,6 +184,14 @@ SignIns::Impl::Flow* SignIns::Impl::FindFlow(uint64_t number) {
   return found == flows.end() ? nullptr : &found->second;
 }
 
+bool SignIns::Impl::HasRoomFor(const Provider& provider) const {
+  const auto found = under_way.find(provider.name);
+  const size_t its_own = found == under_way.end() ? 0 : found->second;
+  const size_t free = max_under_way - std::min(max_under_way, flows.size());
+  const std::optional<int> limit = provider.options.max_in_flight;
+  return its_own < free && (!limit.has_value() || its_own < static_cast<size_t>(std::max(*limit, 1)));
+}
+
 bool SignIns::Impl::WasHeldBack(const HttpResponse& response) const {
   return draining && response.failure == TransportFailure::kNotSent;
 }
@@ -189,6 +202,8 @@ SignIns::SignIns(HttpTransport& transport, const Clock& clock, size_t max_under_
 SignIns::~SignIns() = default;
 
 void SignIns::Configure(const HttpDefaults& defaults) { impl_->defaults = defaults; }
+
+bool SignIns::HasRoomFor(const Provider& provider) const { return impl_->HasRoomFor(provider); }
 
 void SignIns::Begin(SignInRequest request) { impl_->Begin(std::move(request)); }
 

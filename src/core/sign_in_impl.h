@@ -26,7 +26,9 @@ struct SignIns::Impl {
   using Flows = std::map<uint64_t, Flow>;
 
   Impl(HttpTransport& transport, const Clock& clock, size_t max_under_way)
-      : clock(clock), calls(transport, max_under_way), keys(calls, clock) {}
+      : clock(clock), max_under_way(max_under_way), calls(transport, max_under_way), keys(calls, clock) {}
+
+  bool HasRoomFor(const Provider& provider) const;
 
   void Begin(SignInRequest request);
   void TakeTokens(uint64_t number, const HttpResponse& response);
@@ -48,10 +50,12 @@ struct SignIns::Impl {
   bool WasHeldBack(const HttpResponse& response) const;
 
   const Clock& clock;
+  const size_t max_under_way;
   HttpDefaults defaults;
   HttpCalls calls;
   IssuerKeys keys;
   Flows flows;
+  std::map<std::string, size_t> under_way;  // of flows, by the name of the provider
   uint64_t next_number = 1;
   std::vector<SignInResult> finished;
   bool draining = false;

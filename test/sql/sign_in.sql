@@ -224,7 +224,7 @@ SELECT count(*) FROM authorization_request;
 SELECT count(*) FROM revocation;
 SELECT count(*) FROM discovery;
 SELECT count(*) FROM credential;
-SELECT _take_authorization(1, NULL, NULL);
+SELECT _take_authorization(1, NULL, NULL, 1);
 SELECT _make_authorization('a', '{}', 'b', 'c', '{}');
 SELECT _queue_revocation('op', 'a', '', '\x00', 'a', 'b', 'access_token');
 RESET ROLE;
