@@ -114,7 +114,7 @@ void SignIns::Impl::CheckIdToken(uint64_t number, const std::shared_ptr<const Jw
   VerifiedJwt verified = VerifyIdToken(*request.provider, flow->tokens.id_token.view(), *jwks,
                                        {flow->nonce, request.max_authentication_age, clock.Now()});
   if (verified.ok()) return Accept(number, std::string(verified.payload.view()));
-  if (MayBeOfNewKeys(verified.failure) && RenewKeys(number, *flow)) return;
+  if (MayBeOfNewKeys(verified.failure) && RenewKeys(number, *flow, verified.failure == JwtFailure::kUnknownKey)) return;
   std::string word = "id_token_";
   std::string message = "the id_token is refused: ";
   message.append(JwtFailureText(verified.failure));
@@ -122,11 +122,11 @@ void SignIns::Impl::CheckIdToken(uint64_t number, const std::shared_ptr<const Jw
   Refuse(number, word.append(JwtFailureWord(verified.failure)), std::move(message));
 }
 
-bool SignIns::Impl::RenewKeys(uint64_t number, Flow& flow) {
+bool SignIns::Impl::RenewKeys(uint64_t number, Flow& flow, bool may_wait) {
   if (std::exchange(flow.keys_renewed, true)) return false;
-  return keys.Renew(flow.request.provider, defaults, [this, number](const auto& jwks, const std::string& why_not) {
-    CheckIdToken(number, jwks, why_not);
-  });
+  return keys.Renew(
+      flow.request.provider, defaults, may_wait,
+      [this, number](const auto& jwks, const std::string& why_not) { CheckIdToken(number, jwks, why_not); });
 }
 
 void SignIns::Impl::AskUserinfo(uint64_t number, const Flow& flow) {
@@ -207,7 +207,12 @@ bool SignIns::HasRoomFor(const Provider& provider) const { return impl_->HasRoom
 
 void SignIns::Begin(SignInRequest request) { impl_->Begin(std::move(request)); }
 
-void SignIns::Turn() { impl_->calls.Turn(); }
+void SignIns::Turn() {
+  impl_->calls.Turn();
+  impl_->keys.Turn();
+}
+
+Micros SignIns::NextTurnAt() const { return impl_->keys.NextAt(); }
 
 std::vector<SignInResult> SignIns::TakeFinished() { return std::exchange(impl_->finished, {}); }
 

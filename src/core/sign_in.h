@@ -70,6 +70,8 @@ class SignIns {
 
   // Moves everything on without blocking. To be called whenever the transport has something.
   void Turn();
+  // When there is something to do even if nothing arrives; INT64_MAX: never.
+  Micros NextTurnAt() const;
 
   std::vector<SignInResult> TakeFinished();
   // Begun and not finished.

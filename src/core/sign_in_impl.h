@@ -35,7 +35,7 @@ struct SignIns::Impl {
   void RefuseCode(uint64_t number, const HttpResponse& response, const FailedAnswer& failed);
   void Identify(uint64_t number);
   void CheckIdToken(uint64_t number, const std::shared_ptr<const JwkSet>& jwks, const std::string& why_not);
-  bool RenewKeys(uint64_t number, Flow& flow);
+  bool RenewKeys(uint64_t number, Flow& flow, bool may_wait);
   void AskUserinfo(uint64_t number, const Flow& flow);
   void TakeUserinfo(uint64_t number, const HttpResponse& response);
 

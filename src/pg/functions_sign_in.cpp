@@ -112,6 +112,8 @@ extern "C" Datum token_refresh_complete_authorization(PG_FUNCTION_ARGS) {
   text* state = RequireText(fcinfo, 0, "state");
   text* code = RequireText(fcinfo, 1, "code");
   if (!CanRefresh()) RaiseCannotRefresh();
+  // Before the code goes out: it raises where no set is expected.
+  InitMaterializedSRF(fcinfo, 0);
   const AuthorizationKey key = FindState(state);
   StringInfoData payload;
   initStringInfo(&payload);
@@ -131,7 +133,6 @@ extern "C" Datum token_refresh_complete_authorization(PG_FUNCTION_ARGS) {
   AuthorizationResult row;
   ReadResult(key.id, request, answered, result, &row);
 
-  InitMaterializedSRF(fcinfo, 0);
   ReturnSetInfo* set = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
   Datum values[] = {Int64GetDatum(row.credential_id), CStringGetTextDatum(row.provider), CStringGetTextDatum(row.owner),
                     row.claims};

@@ -84,7 +84,8 @@ const char* OutcomeWord(RevocationOutcome outcome) {
 
 double PauseSeconds(const RevocationVerdict& verdict, int attempts) {
   const Micros pause = std::min(kFirstPause << std::clamp(attempts - 1, 0, kMostDoublings), kLongestPause);
-  return static_cast<double>(std::max(pause, verdict.retry_after.value_or(0))) / static_cast<double>(kSecond);
+  const Micros wanted = std::max(pause, verdict.retry_after.value_or(0));
+  return static_cast<double>(std::min(wanted, kLongestPause)) / static_cast<double>(kSecond);
 }
 
 RevocationVerdict CannotAsk(RevocationOutcome outcome, std::string message) {
@@ -134,7 +135,8 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
     Execute(&next_revocation, nullptr, false);
     next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none));
   });
-  look_at_ = error ? now + kTroublePause : none ? INT64_MAX : std::max(FromTimestamp(next), now + kPauseWhenHeld);
+  const Micros next_at = none ? INT64_MAX : FromTimestamp(next);
+  look_at_ = error ? now + kTroublePause : next_at <= now ? now + kPauseWhenHeld : next_at;
   for (uint64 i = 0; !error && i < count; i++) {
     const std::string_view token = {VARDATA_ANY(rows[i].token), VARSIZE_ANY_EXHDR(rows[i].token)};
     revocations.push_back({rows[i].id, rows[i].provider, rows[i].sealed_table, rows[i].sealed_row, rows[i].hint,

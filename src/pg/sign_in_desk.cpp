@@ -114,7 +114,7 @@ void SignInDesk::BeginSome() {
 }
 
 Micros SignInDesk::NextAt() const {
-  Micros next = taken_.empty() ? INT64_MAX : 0;
+  Micros next = taken_.empty() ? sign_ins_.NextTurnAt() : 0;
   for (const Finished& finished : finished_) next = std::min(next, finished.due_at);
   return next;
 }

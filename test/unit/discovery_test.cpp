@@ -145,7 +145,7 @@ TEST(DiscoveryDocumentTest, ChoosesHowTheClientAuthenticates) {
   EXPECT_EQ(chosen("\"client_secret_post\"", true), "(none)");
   EXPECT_EQ(chosen(R"(["client_secret_post","client_secret_basic"])", true), "client_secret_basic");
   EXPECT_EQ(chosen(R"(["none","client_secret_post"])", true), "client_secret_post");
-  EXPECT_EQ(chosen(R"(["none"])", true), "none");
+  EXPECT_EQ(chosen(R"(["none","private_key_jwt"])", true), "(none)");
   EXPECT_EQ(chosen(R"(["private_key_jwt",7])", true), "(none)");
   EXPECT_EQ(chosen(R"(["client_secret_basic"])", false), "none");
   EXPECT_EQ(chosen("", false), "none");
