@@ -28,7 +28,8 @@ struct DiscoveredOptions {
   std::string message;
 };
 
-// An endpoint that is no URL we would send a secret to is left out, such as one of loopback when the issuer is not; except that there must be a token_endpoint.
+// An endpoint that is no URL we would send a secret to is left out, such as one of loopback when the issuer is not;
+// except that there must be a token_endpoint.
 DiscoveredOptions ReadDiscoveryDocument(std::string_view document, const DiscoveryRules& rules);
 
 }  // namespace token_refresh

@@ -38,7 +38,8 @@ std::optional<DiscoveryPayload> ReadDiscoveryPayload(std::string_view json) {
     return std::nullopt;
   const SecretString text = options->dump(-1, ' ', false, SecretJson::error_handler_t::replace);
   return DiscoveryPayload{std::string(*issuer), std::string(std::string_view(text)),
-                          std::string(TextMember(*options, "token_endpoint_auth_method").value_or(std::string_view())), *has_secret->get_ptr<const bool*>()};
+                          std::string(TextMember(*options, "token_endpoint_auth_method").value_or(std::string_view())),
+                          *has_secret->get_ptr<const bool*>()};
 }
 
 }  // namespace token_refresh

@@ -17,7 +17,8 @@ constexpr std::string_view kComplaint = "not an answer that a revocation endpoin
 constexpr std::array<std::string_view, 3> kPassing = {"invalid_client", "temporarily_unavailable", "server_error"};
 
 // RFC 7009 section 2.2: 200 for a token that is not known; some say so in the words of RFC 6750. Only an error of OAuth
-// is about this token for good; anything else may come of what stands before the endpoint, or of a client being changed.
+// is about this token for good; anything else may come of what stands before the endpoint, or of a client being
+// changed.
 RevocationOutcome OutcomeOf400(const HttpResponse& response) {
   const AnswerBody body = ReadAnswerBody(response.body.view());
   const SecretJson* error = FindMember(body.fields, "error");

@@ -65,9 +65,8 @@ void SignIns::Impl::TakeTokens(uint64_t number, const HttpResponse& response) {
   Flow* flow = FindFlow(number);
   if (flow == nullptr) return;
   if (WasHeldBack(response)) return Refuse(number, "shutting_down", std::string(kStopping));
-  std::variant<TokenSet, FailedAnswer> answer =
-      ReadTokenResponse(*flow->request.provider, response, SecretsOf(flow->request, flow->tokens), clock.Now(),
-                        TokenAsk::kCode);
+  std::variant<TokenSet, FailedAnswer> answer = ReadTokenResponse(
+      *flow->request.provider, response, SecretsOf(flow->request, flow->tokens), clock.Now(), TokenAsk::kCode);
   if (auto* failed = std::get_if<FailedAnswer>(&answer); failed != nullptr) {
     flow->tokens.refresh_token = failed->refresh_token.Clone();
     flow->tokens.refresh_expires_in = failed->refresh_expires_in;

@@ -12,8 +12,17 @@ namespace token_refresh {
 namespace {
 
 // Column numbers, as the install script creates them.
-enum AuthorizationColumn { kId = 1, kProvider = 3, kUsedAt = 13, kFailure = 14, kMessage = 15, kCredentialId = 16,
-                           kOwner = 17, kClaims = 18, kTakenBy = 19 };
+enum AuthorizationColumn {
+  kId = 1,
+  kProvider = 3,
+  kUsedAt = 13,
+  kFailure = 14,
+  kMessage = 15,
+  kCredentialId = 16,
+  kOwner = 17,
+  kClaims = 18,
+  kTakenBy = 19
+};
 enum DiscoveryColumn { kOptions = 3, kDiscoveryMessage = 4 };
 
 template <class Read>

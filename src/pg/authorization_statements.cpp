@@ -87,8 +87,8 @@ void Revoke(int64_t id, std::string_view sealed, const char* hint) {
 
 }  // namespace
 
-void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_provider, const char* iss, int64_t caller,
-                       TakenAuthorization* taken) {
+void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_provider, const char* iss,
+                       int64_t caller, TakenAuthorization* taken) {
   // Before the code goes out it must be certain that it does not go out again.
   CommitToDisk();
   Datum values[] = {Int64GetDatum(id), TextOrNull(expected_provider), TextOrNull(iss), Int64GetDatum(caller)};

@@ -24,8 +24,8 @@ struct TakenAuthorization {
 
 // expected_provider, iss: null when the application does not say. caller: id of its request. What it returns lives in
 // context.
-void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_provider, const char* iss, int64_t caller,
-                       TakenAuthorization* taken);
+void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_provider, const char* iss,
+                       int64_t caller, TakenAuthorization* taken);
 // Once, when a refresher begins: notes that what its predecessor had under way was interrupted.
 void ForgetUnfinished();
 

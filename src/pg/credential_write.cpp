@@ -36,9 +36,23 @@ constexpr const char* kAudit =
     " VALUES ('credential_stored', $1, 1, $4::text, $2, $3, COALESCE($14, session_user))";
 
 enum StatementKind { kFindStatement, kUpdateStatement, kInsertStatement, kAuditStatement, kStatements };
-enum Parameter { kProviderParam, kSubjectParam, kLabelParam, kIdParam, kAccessParam, kRefreshParam, kTypeParam,
-                 kScopeParam, kIssuedParam, kExpiresParam, kRefreshExpiresParam, kCapturedParam, kNewGrantParam,
-                 kActorParam, kParameters };
+enum Parameter {
+  kProviderParam,
+  kSubjectParam,
+  kLabelParam,
+  kIdParam,
+  kAccessParam,
+  kRefreshParam,
+  kTypeParam,
+  kScopeParam,
+  kIssuedParam,
+  kExpiresParam,
+  kRefreshExpiresParam,
+  kCapturedParam,
+  kNewGrantParam,
+  kActorParam,
+  kParameters
+};
 
 // The parameters of all statements; the same numbers mean the same thing in each.
 struct Row {
@@ -50,9 +64,8 @@ uint64 Execute(StatementKind kind, const Row& row) {
   static SPIPlanPtr plans[kStatements];
   static const char* const sql[kStatements] = {kFind, kUpdate, kInsert, kAudit};
   static const int counts[kStatements] = {3, kActorParam, kActorParam, kParameters};
-  Oid types[kParameters] = {TEXTOID, TEXTOID, TEXTOID,        INT8OID,        BYTEAOID,       BYTEAOID,
-                            TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-                            TEXTOID, BOOLOID, TEXTOID};
+  Oid types[kParameters] = {TEXTOID, TEXTOID,        TEXTOID,        INT8OID,        BYTEAOID, BYTEAOID, TEXTOID,
+                            TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,  BOOLOID,  TEXTOID};
   if (plans[kind] == nullptr) {
     SPIPlanPtr plan = SPI_prepare(sql[kind], counts[kind], types);
     if (plan == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed for credential");

@@ -68,6 +68,10 @@ AuthorizationKey FindState(text* state) {
 [[noreturn]] void RaiseNoResult(bool answered, DemandResult result, const AuthorizationResult& row, int64_t request) {
   // The answer may have been overwritten.
   if (row.used && row.taken_by != request) Refuse("the state has been used already");
+  if (!answered && !row.used)
+    ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("timed out waiting for the provider"),
+                    errdetail("The code has not gone out."),
+                    errhint("The state is not spent: try again, or raise token_refresh.request_timeout.")));
   if (!answered)
     ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE),
                     errmsg("timed out waiting for the provider"),
@@ -81,8 +85,12 @@ AuthorizationKey FindState(text* state) {
 }
 
 bool IsTrouble(const char* failure) {
-  static const char* const words[] = {"provider_unavailable", "keys_unavailable", "userinfo_unavailable",
-                                      "shutting_down",        "interrupted",      "internal",
+  static const char* const words[] = {"provider_unavailable",
+                                      "keys_unavailable",
+                                      "userinfo_unavailable",
+                                      "shutting_down",
+                                      "interrupted",
+                                      "internal",
                                       "not_stored"};
   for (const char* word : words)
     if (strcmp(failure, word) == 0) return true;
@@ -90,10 +98,13 @@ bool IsTrouble(const char* failure) {
 }
 
 // Of the refusals before a code goes out; the others have a word that says more.
-bool IsOfState(const char* failure) { return strcmp(failure, "expired") == 0 || strcmp(failure, "other_provider") == 0; }
+bool IsOfState(const char* failure) {
+  return strcmp(failure, "expired") == 0 || strcmp(failure, "other_provider") == 0;
+}
 
 // What is committed counts, not what a slot says that may be in use again. Raises unless there is a credential.
-void ReadResult(int64_t id, const SealedRequest& request, bool answered, DemandResult result, AuthorizationResult* row) {
+void ReadResult(int64_t id, const SealedRequest& request, bool answered, DemandResult result,
+                AuthorizationResult* row) {
   if (!FetchAuthorizationResult(id, row)) Refuse("the state is unknown");
   if (!row->ended || row->taken_by != request.id) RaiseNoResult(answered, result, *row, request.id);
   if (row->failure == nullptr) return;

@@ -76,8 +76,8 @@ extern "C" Datum token_refresh_store_credential(PG_FUNCTION_ARGS) {
   StoredAnswer stored = {PG_GETARG_JSONB_P(2), known->refresh_with, nullptr};
   if (known->captures) stored.options = FetchProviderOptions(provider);
   if (SPI_connect() != SPI_OK_CONNECT) elog(ERROR, "token_refresh: SPI_connect failed");
-  const int64_t id = WriteCredential({PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(3)}, Grant::kSame, SealAnswer,
-                                     &stored, nullptr);
+  const int64_t id = WriteCredential({PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(3)}, Grant::kSame,
+                                     SealAnswer, &stored, nullptr);
   SPI_finish();
   PG_RETURN_INT64(id);
 }

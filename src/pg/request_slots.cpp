@@ -105,8 +105,8 @@ int FindActive(Oid database, RequestSubject subject) {
   return -1;
 }
 
-// Requests that nobody waits for any more, and that no refresher took in time, or whose payload was their session's own:
-// nobody else is going to ask for those. A refresher that has taken one finds it gone when it is finished.
+// Requests that nobody waits for any more, and that no refresher took in time, or whose payload was their session's
+// own: nobody else is going to ask for those. A refresher that has taken one finds it gone when it is finished.
 void EndAbandoned(TimestampTz now) {
   for (int i = table->active_count - 1; i >= 0; --i) {
     const RequestSlot& slot = slots[active[i]];

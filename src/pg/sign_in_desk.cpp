@@ -184,8 +184,7 @@ bool SignInDesk::Store(const Finished& finished, bool last_attempt) {
   bool owner_known = false, claims_unusable = false;
   if (result.accepted) {
     const GivenTokens given = {&result.tokens, finished.answered_at};
-    auto error =
-        RunPostgres(kActivity, [&] { FinishAccepted(authorization, result.claims, given, &owner_known); });
+    auto error = RunPostgres(kActivity, [&] { FinishAccepted(authorization, result.claims, given, &owner_known); });
     if (!error) {
       FinishRequest(database_, subject, DemandResult::kRefreshed);
       return true;

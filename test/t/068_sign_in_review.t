@@ -201,6 +201,15 @@ subtest 'what is refused, and how' => sub {
     is(sql(complete_sql(%answer)), 'x', '... which is good when it is enabled');
 };
 
+subtest 'discovered again' => sub {
+    my $again = sub { my ($name) = @_; sql("SELECT token_refresh.alter_provider(name, token_refresh.discover_provider(options ->> 'issuer', effective_options, client_secret IS NOT NULL)) FROM token_refresh.provider WHERE name = '$name'");
+        return sql("SELECT options ->> 'token_endpoint_auth_method' FROM token_refresh.provider WHERE name = '$name'") };
+    sql(sprintf q{SELECT token_refresh.create_provider('public', 'app', options => '{"issuer": "%s", "timeout": "5 seconds"}')}, $server->url);
+    is($again->('public'), 'none', 'a public client stays one');
+    create_openid_provider($node, 'by-post', $server, token_endpoint_auth_method => 'client_secret_post');
+    is($again->('by-post'), 'client_secret_post', 'a method that was chosen by hand stays');
+};
+
 subtest 'who is trusted' => sub {
     my $message = sub { sql(q{SELECT token_refresh.alter_provider('no-issuer', '} . json($_[0]) . q{')}); return sql(q{SELECT message FROM token_refresh.audit_event WHERE event = 'provider_altered' ORDER BY occurred_at DESC LIMIT 1}) };
     is($message->({ issuer => 'https://issuer.example.com/a' }), 'issuer: none -> https://issuer.example.com/a', 'a new issuer is audited in full');
