@@ -1,7 +1,6 @@
 // SQL function store_credential: seals what a token endpoint answered and writes it,
 // with the caller's privileges, under provider, subject and label.
-#include "core/captured_fields.h"
-#include "core/renewal_token.h"
+#include "core/stored_answer.h"
 #include "core/token_response.h"
 #include "pg/boundary.h"
 #include "pg/credential_write.h"
@@ -19,33 +18,66 @@ namespace {
 
 // Room for token_type, and for what stands in place of a refresh token, which may be longer than the whole answer.
 constexpr size_t kDefaultsBytes = 64;
+constexpr int kMostSecondary = 16;
 
-// What the application hands over, and what of its provider decides how it is stored.
+// What the application hands over.
 struct StoredAnswer {
   Jsonb* token_response;
-  RefreshWith refresh_with;
-  const char* options;  // effective ones; null: nothing is captured
+  const char* options;  // of its provider, as JSON; null: it has no dialect
+  int part;             // of several tokens in it; 0: the first
 };
 
-void SealAnswer(void* source, const char* row_key, CredentialColumns* sealed) {
-  const auto* stored = static_cast<const StoredAnswer*>(source);
-  char* answer = JsonbToCString(nullptr, &stored->token_response->root, VARSIZE(stored->token_response));
-  AllocateCredentialColumns(strlen(answer) + kDefaultsBytes, sealed);
+Result<TokenSet> ReadAnswer(const StoredAnswer& stored, const char* answer, Micros now) {
+  if (stored.options == nullptr) return ParseStoredTokens(answer, now);
+  Result<ProviderOptions> options = ParseProviderOptions(stored.options, true);
+  if (!options.ok()) return options.error();
+  return ReadStoredAnswer(*options, answer, now);
+}
+
+// use(tokens, now) with what is handed over; C++ code.
+template <class Use>
+void WithAnswer(const StoredAnswer& stored, Use use) {
+  char* answer = JsonbToCString(nullptr, &stored.token_response->root, VARSIZE(stored.token_response));
   PlainError error;
   const bool ok = CallCpp(error, [&]() -> Status {
     const Micros now = FromTimestamp(GetCurrentTimestamp());
-    Result<TokenSet> tokens = ParseStoredTokens(answer, now, stored->refresh_with != RefreshWith::kNothing);
-    if (!tokens.ok()) return tokens.error();
-    SetRenewalToken(stored->refresh_with, *tokens);
-    if (stored->options != nullptr) {
-      Result<ProviderOptions> options = ParseProviderOptions(stored->options, true);
-      if (!options.ok()) return options.error();
-      tokens->captured = CaptureFields(*options, answer);
-    }
-    return SealTokens(*tokens, now, row_key, sealed);
+    Result<TokenSet> tokens = ReadAnswer(stored, answer, now);
+    return tokens.ok() ? use(*tokens, now) : Status(tokens.error());
   });
   explicit_bzero(answer, strlen(answer));
   if (!ok) RaisePlainError(error);
+}
+
+void SealAnswer(void* source, const char* row_key, CredentialColumns* sealed) {
+  const auto* stored = static_cast<const StoredAnswer*>(source);
+  AllocateCredentialColumns(VARSIZE(stored->token_response) + kDefaultsBytes, sealed);
+  WithAnswer(*stored, [&](const TokenSet& tokens, Micros now) {
+    const TokenSet& part = stored->part == 0 ? tokens : tokens.secondary[stored->part - 1].tokens;
+    return SealTokens(part, now, row_key, sealed);
+  });
+}
+
+// The labels of the other tokens in it, palloc'd; returns how many.
+int FindSecondary(const StoredAnswer& stored, char** labels) {
+  int count = 0;
+  WithAnswer(stored, [&](const TokenSet& tokens, Micros) {
+    for (const SecondaryTokens& secondary : tokens.secondary)
+      if (count < kMostSecondary) labels[count++] = CopyOut(secondary.label);
+    return Ok();
+  });
+  return count;
+}
+
+int64_t Store(const CredentialName& name, StoredAnswer* stored) {
+  const int64_t id = WriteCredential(name, Grant::kSame, SealAnswer, stored, nullptr);
+  char* labels[kMostSecondary];
+  const int others = stored->options != nullptr ? FindSecondary(*stored, labels) : 0;
+  for (int i = 0; i < others; i++) {
+    stored->part = i + 1;
+    WriteCredential({name.provider, name.subject, CStringGetTextDatum(labels[i])}, Grant::kSame, SealAnswer, stored,
+                    nullptr);
+  }
+  return id;
 }
 
 // As the constraints of the table, whose error would quote the row instead of naming the argument.
@@ -73,11 +105,9 @@ extern "C" Datum token_refresh_store_credential(PG_FUNCTION_ARGS) {
                     errhint("Create it with token_refresh.create_provider().")));
   CheckLength(PG_GETARG_TEXT_PP(1), "subject", 1, 1000);
   CheckLength(PG_GETARG_TEXT_PP(3), "label", 0, 200);
-  StoredAnswer stored = {PG_GETARG_JSONB_P(2), known->refresh_with, nullptr};
-  if (known->captures) stored.options = FetchProviderOptions(provider);
+  StoredAnswer stored = {PG_GETARG_JSONB_P(2), known->has_dialect ? FetchProviderOptions(provider) : nullptr, 0};
   if (SPI_connect() != SPI_OK_CONNECT) elog(ERROR, "token_refresh: SPI_connect failed");
-  const int64_t id = WriteCredential({PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(3)}, Grant::kSame,
-                                     SealAnswer, &stored, nullptr);
+  const int64_t id = Store({PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(3)}, &stored);
   SPI_finish();
   PG_RETURN_INT64(id);
 }

@@ -59,8 +59,8 @@ void ParseInto(const char* effective_options, KnownProvider* entry) {
     if (!options.ok()) return options.error();
     entry->timing = options->timing;
     entry->enabled = options->enabled;
-    entry->refresh_with = options->request.refresh_with;
-    entry->captures = !options->answer.captured_fields.empty();
+    entry->has_dialect =
+        options->answer != AnswerDialect() || options->request.refresh_with != RefreshWith::kRefreshToken;
     return Ok();
   });
 }

@@ -16,8 +16,7 @@ struct KnownProvider {
   int32_t id;
   bool enabled;
   RefreshTiming timing;
-  RefreshWith refresh_with;
-  bool captures;  // has captured_fields
+  bool has_dialect;  // what is stored for it is not always what RFC 6749 says
 };
 
 // Called from _PG_init.

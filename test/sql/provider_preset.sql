@@ -95,3 +95,24 @@ SELECT wanted AS missing FROM unnest(string_to_array($$
     mailchimp zendesk intercom airtable calendly docusign ebay amazon paypal square strava fitbit whoop oura garmin snapchat
     webflow wix webex workday sap netsuite servicenow sage freshbooks $$, ' ')) AS w (word), btrim(w.word, E' \n') AS wanted
 WHERE wanted <> '' AND NOT EXISTS (SELECT FROM token_refresh.provider_preset p WHERE p.name = wanted);
+
+-- Every preset makes a provider, once its variables are given: no row. Of those whose whole host is a variable it is one
+-- that is allowed.
+CREATE FUNCTION pg_temp.trial(preset token_refresh.provider_preset) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    given jsonb := (SELECT jsonb_object_agg(v.key, coalesce(v.value #>> '{}', CASE WHEN v.key IN ('domain', 'host') THEN 'tenant.example.com'
+                                                                                  WHEN v.key = 'landscape' THEN 'example.com' ELSE 'given' END))
+                    FROM jsonb_each(preset.options -> 'variables') v);
+    whole_host boolean := preset.options -> 'variables' @> ANY (ARRAY['{"domain": null}', '{"host": null}', '{"landscape": null}']::jsonb[]);
+    certificate text := CASE WHEN preset.options ->> 'token_endpoint_auth_method' ~ 'tls_client_auth' THEN '/etc/ssl/client.pem' END;
+    has_secret boolean := coalesce(preset.options ->> 'token_endpoint_auth_method', 'client_secret_basic') ~ '^client_secret|^private_key'
+                          OR coalesce(preset.options ->> 'grant_type' ~ 'jwt-bearer', false);
+BEGIN
+    PERFORM token_refresh._canonical_options(preset.name, 'client', has_secret,
+        token_refresh._merge_preset(jsonb_strip_nulls(jsonb_build_object('preset', preset.name, 'variables', given, 'client_certificate', certificate,
+            'allowed_hosts', CASE WHEN whole_host THEN '["*.example.com"]'::jsonb END))));
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLERRM;
+END $$;
+SELECT p.name, pg_temp.trial(p) AS problem FROM token_refresh.provider_preset p WHERE pg_temp.trial(p) IS NOT NULL ORDER BY 1;

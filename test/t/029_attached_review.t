@@ -191,9 +191,13 @@ subtest 'a copied ciphertext, by the trigger' => sub {
     seal_into('sealed', 'victim2', $later);
     app($node, "INSERT INTO sealed_copy TABLE sealed; ALTER TABLE sealed ADD CONSTRAINT no_news CHECK (expires_at < '2021-01-01') NOT VALID; UPDATE sealed SET expires_at = '2020-01-01'");
     poll_until($node, "SELECT parked FROM token_refresh.token_status WHERE subject = 'victim2'", 'parked');
+    # Before the refresher hears that the row is gone.
+    my $refresher = refresher();
+    kill 'STOP', $refresher;
     app($node, 'ALTER TABLE sealed DROP CONSTRAINT no_news; DELETE FROM sealed');
     app($node, $grab->('sealed', 'thief2'));
     refused_to('sealed', 'thief2', 'parked');
+    kill 'CONT', $refresher;
     poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.parked_result', 'what was parked is gone with its row');
     refused_to('sealed', 'thief2', 'later');
     is($server->stats('acme')->{reuse}, 0, 'no refresh token was presented twice');

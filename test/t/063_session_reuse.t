@@ -34,7 +34,8 @@ sub has_ended
 {
     my ($session, $name) = @_;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    is(status($session), 'revoked', "$name: the session is revoked");
+    # Should the machine be so busy that nobody waited for the refresher.
+    ok($node->poll_query_until('postgres', "SELECT status = 'revoked' FROM token_refresh.session_status WHERE session_id = '$session'"), "$name: the session is revoked");
     is(events($session), '1', "$name: which is in the audit once");
     return;
 }
@@ -139,7 +140,6 @@ subtest 'reused while others refresh' => sub {
 subtest 'by twenty at once' => sub {
     my ($session, @tokens) = generations();
     ok(run_herd(20, "BEGIN;\nGATE;\nSELECT * FROM refresh_session('$tokens[0]');\nROLLBACK;"), 'all have an answer');
-    poll_until($node, "SELECT status = 'revoked' FROM token_refresh.session_status WHERE session_id = '$session'", 'the session is revoked');
     has_ended($session, 'a herd');
     my @many = map { [ generations() ] } 1 .. 10;
     query(join '; ', 'BEGIN', (map { refresh($_->[1]) } @many), 'ROLLBACK');

@@ -102,7 +102,7 @@ TEST(GrantRequestTest, TheAccessTokenIsExchanged) {
   const Provider exchange =
       ProviderOf(R"("grant_type": "urn:ietf:params:oauth:grant-type:token-exchange")", "fake-password");
   EXPECT_EQ(Body(Built(exchange)),
-            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=fake-access&"
+            "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange&subject_token=fake-refresh&"
             "subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Aaccess_token");
   const Provider with_refresh_token = ProviderOf(
       R"("grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "refresh_with": "refresh_token")", "fake");
@@ -118,7 +118,7 @@ TEST(GrantRequestTest, LongLivedTokensInTheirVendorsWay) {
   EXPECT_EQ(facebook.method, "GET");
   EXPECT_EQ(
       facebook.query.view(),
-      "grant_type=fb_exchange_token&fb_exchange_token=fake-access&client_id=client-1&client_secret=fake-password");
+      "grant_type=fb_exchange_token&fb_exchange_token=fake-refresh&client_id=client-1&client_secret=fake-password");
   const HttpRequest instagram = Built(ProviderOf(
       R"("grant_type": "ig_refresh_token", "refresh_with": "access_token", "request_method": "GET",
          "token_endpoint_auth_method": "none", "request_params": {"client_id": null})",

@@ -33,8 +33,12 @@ TEST_F(SignInKeysTest, ManySignInsShareOneFetch) {
 TEST_F(SignInKeysTest, KeysOfAnotherTrustAreOtherKeys) {
   EXPECT_EQ(Outcome(Sign(EdDsa(), Claims()), Jwks({EdDsa()})), Claims());
   // The same jwks_uri, fetched over a CA of somebody's own.
-  provider_ =
-      std::make_shared<Provider>(Provider{1, "other", "client", Secret("fake-client-secret"), provider_->options});
+  const ProviderOptions options = provider_->options;
+  provider_ = std::make_shared<Provider>();
+  provider_->name = "other";
+  provider_->client_id = "client";
+  provider_->client_secret = Secret("fake-client-secret");
+  provider_->options = options;
   provider_->options.ca_file = "/tmp/own.pem";
   sign_ins_->Begin(Request());
   AnswerToken(Sign(EdDsa(), Claims()));
