@@ -202,7 +202,7 @@ subtest 'what is refused, and how' => sub {
 };
 
 subtest 'discovered again' => sub {
-    my $again = sub { my ($name) = @_; sql("SELECT token_refresh.alter_provider(name, token_refresh.discover_provider(options ->> 'issuer', effective_options, client_secret IS NOT NULL)) FROM token_refresh.provider WHERE name = '$name'");
+    my $again = sub { my ($name) = @_; sql("SELECT token_refresh.alter_provider(name, token_refresh.discover_provider(options ->> 'issuer', options, client_secret IS NOT NULL)) FROM token_refresh.provider WHERE name = '$name'");
         return sql("SELECT options ->> 'token_endpoint_auth_method' FROM token_refresh.provider WHERE name = '$name'") };
     sql(sprintf q{SELECT token_refresh.create_provider('public', 'app', options => '{"issuer": "%s", "timeout": "5 seconds"}')}, $server->url);
     is($again->('public'), 'none', 'a public client stays one');
