@@ -84,15 +84,19 @@ void SignIns::Impl::RefuseCode(uint64_t number, const HttpResponse& response, co
 // ---- who it is
 
 void SignIns::Impl::Identify(uint64_t number) {
-  const Flow& flow = *FindFlow(number);
+  Flow& flow = *FindFlow(number);
   const ProviderOptions& options = flow.request.provider->options;
   if (HasVerifiableIdToken(flow.request)) {
     if (flow.tokens.id_token.empty()) {
       return Refuse(number, "id_token_missing", "the provider gave no id_token, though openid was asked for");
     }
-    return keys.Get(flow.request.provider, defaults, [this, number](const auto& jwks, const std::string& why_not) {
+    // Cached ones come before Get() returns.
+    flow.keys_cached = true;
+    keys.Get(flow.request.provider, defaults, [this, number](const auto& jwks, const std::string& why_not) {
       CheckIdToken(number, jwks, why_not);
     });
+    if (Flow* waiting = FindFlow(number); waiting != nullptr) waiting->keys_cached = false;
+    return;
   }
   if (!flow.request.claims_needed) return Accept(number, {});
   if (!options.userinfo_endpoint.empty()) return AskUserinfo(number, flow);
@@ -113,7 +117,8 @@ void SignIns::Impl::CheckIdToken(uint64_t number, const std::shared_ptr<const Jw
   VerifiedJwt verified = VerifyIdToken(*request.provider, flow->tokens.id_token.view(), *jwks,
                                        {flow->nonce, request.max_authentication_age, clock.Now()});
   if (verified.ok()) return Accept(number, std::string(verified.payload.view()));
-  if (MayBeOfNewKeys(verified.failure) && RenewKeys(number, *flow, verified.failure == JwtFailure::kUnknownKey)) return;
+  const bool may_wait = flow->keys_cached && verified.failure == JwtFailure::kUnknownKey;
+  if (MayBeOfNewKeys(verified.failure) && RenewKeys(number, *flow, may_wait)) return;
   std::string word = "id_token_";
   std::string message = "the id_token is refused: ";
   message.append(JwtFailureText(verified.failure));

@@ -20,6 +20,7 @@ struct SignIns::Impl {
     Micros begun_at = 0;
     std::string nonce;
     TokenSet tokens;
+    bool keys_cached = false;  // the keys may be older than the token
     bool keys_renewed = false;
   };
   // By a number of our own, since nobody promises that ids are never used again.
