@@ -23,6 +23,7 @@ CREATE TABLE authorization_request (
     credential_id bigint,
     owner text,
     claims jsonb,
+    taken_by bigint,
     CONSTRAINT authorization_request_state UNIQUE (state_hash)
 );
 CREATE INDEX authorization_request_expiry ON authorization_request (expires_at);
@@ -33,12 +34,13 @@ COMMENT ON COLUMN authorization_request.code_verifier IS 'sealed; the verifier o
 COMMENT ON COLUMN authorization_request.wants_id_token IS 'the scope has openid, so a nonce was sent';
 COMMENT ON COLUMN authorization_request.used_at IS 'when complete_authorization was first called for it';
 COMMENT ON COLUMN authorization_request.failure IS 'why there is no credential; NULL with credential_id: it went well';
+COMMENT ON COLUMN authorization_request.taken_by IS 'which call of complete_authorization it was: another one does not get its result';
 COMMENT ON COLUMN authorization_request.owner IS 'the subject under which the credential is stored';
 
--- The envelope stays bound to the row of the credential in which it was.
+-- The envelope stays bound to the row of the credential in which it was. A provider that is to be told of something cannot go.
 CREATE TABLE revocation (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    provider text COLLATE "C" NOT NULL REFERENCES provider (name) ON DELETE CASCADE,
+    provider text COLLATE "C" NOT NULL REFERENCES provider (name),
     subject text NOT NULL,
     label text NOT NULL,
     token bytea NOT NULL,
@@ -48,11 +50,14 @@ CREATE TABLE revocation (
     attempts integer NOT NULL DEFAULT 0,
     due_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     give_up_at timestamptz NOT NULL DEFAULT clock_timestamp() + interval '1 day',
+    under_way boolean NOT NULL DEFAULT false,
     message text
 );
-CREATE INDEX revocation_due ON revocation (due_at);
+CREATE INDEX revocation_due ON revocation (provider, due_at);
+CREATE INDEX revocation_under_way ON revocation (id) WHERE under_way;
 ALTER TABLE revocation ALTER token SET STORAGE EXTERNAL;
 COMMENT ON TABLE revocation IS 'tokens of disconnected credentials, sealed, that their provider is yet to be told of (RFC 7009); tried for a day';
+COMMENT ON COLUMN revocation.under_way IS 'the refresher is telling the provider; due again when that should long be over';
 COMMENT ON COLUMN revocation.message IS 'how the last attempt went; no secret';
 
 -- How an answer of the refresher reaches the session that asked: by what is committed.

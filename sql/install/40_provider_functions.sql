@@ -110,12 +110,17 @@ BEGIN
         WHERE c.provider = alter_provider.name AND c.status NOT IN ('needs_reauth', 'disconnected')
           AND coalesce(s.status NOT IN ('needs_reauth', 'disconnected'), true)
           AND NOT EXISTS (SELECT FROM @extschema@.parked_result k WHERE k.schedule_id = s.id);
-    -- Secrets are sent to these from now on. Scheme, host and port say where; an URL may hold more.
+    -- Secrets are sent to these from now on, or they say who somebody is. Scheme, host and port say where; an URL may hold more.
     SELECT string_agg(format('%s: %s -> %s', m.endpoint, coalesce(m.before, 'none'), coalesce(m.after, 'none')), ', ') INTO moves
         FROM (SELECT e.endpoint, substring(old.effective_options ->> e.endpoint FROM '^[^/]*//[^/?#]*') AS before,
                      substring(effective ->> e.endpoint FROM '^[^/]*//[^/?#]*') AS after
-              FROM unnest(ARRAY['token_endpoint', 'refresh_endpoint', 'revocation_endpoint', 'introspection_endpoint']) AS e (endpoint)) m
+              FROM unnest(ARRAY['token_endpoint', 'refresh_endpoint', 'revocation_endpoint', 'introspection_endpoint', 'authorization_endpoint',
+                                'userinfo_endpoint', 'jwks_uri']) AS e (endpoint)
+              UNION ALL SELECT 'issuer', old.effective_options ->> 'issuer', effective ->> 'issuer') m
         WHERE m.before IS DISTINCT FROM m.after;
+    IF old.effective_options ->> 'issuer' <> effective ->> 'issuer' AND EXISTS (SELECT FROM @extschema@.account a WHERE a.provider = name) THEN
+        RAISE WARNING 'provider "%" has accounts of its former issuer; the same identities of the new one will be taken for them', name;
+    END IF;
     INSERT INTO @extschema@.audit_event (event, provider, message) VALUES ('provider_altered', name, moves);
 END $$;
 COMMENT ON FUNCTION alter_provider(text, jsonb) IS 'changes options of a provider, also client_id and client_secret; null takes an option back to its default';
@@ -138,13 +143,25 @@ BEGIN
     IF holders > 0 THEN
         RAISE EXCEPTION 'provider "%" still has % credential(s)', name, holders
             USING ERRCODE = 'dependent_objects_still_exist',
-                  HINT = 'Delete its rows from token_refresh.credential first.';
+                  HINT = 'End each with token_refresh.disconnect(), or delete its rows from token_refresh.credential, first.';
     END IF;
     SELECT count(*) INTO holders FROM @extschema@.account a WHERE a.provider = name;
     IF holders > 0 THEN
         RAISE EXCEPTION 'provider "%" still has % account(s)', name, holders
             USING ERRCODE = 'dependent_objects_still_exist',
                   HINT = 'Delete its rows from token_refresh.account first; their sessions go with them.';
+    END IF;
+    SELECT count(*) INTO holders FROM @extschema@.authorization_request a
+        WHERE a.provider = name AND a.failure IS NULL AND a.credential_id IS NULL AND a.used_at > clock_timestamp() - interval '10 minutes';
+    IF holders > 0 THEN
+        RAISE EXCEPTION 'provider "%" still has % sign-in(s) under way', name, holders
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Try again when it has answered.';
+    END IF;
+    SELECT count(*) INTO holders FROM @extschema@.revocation r WHERE r.provider = name;
+    IF holders > 0 THEN
+        RAISE EXCEPTION 'provider "%" still has % token(s) to be revoked', name, holders
+            USING ERRCODE = 'dependent_objects_still_exist',
+                  HINT = 'Wait until it has been told of them; or leave them alive there: DELETE its rows FROM token_refresh.revocation first.';
     END IF;
     -- A table names it for all of its rows, or rows name it in a column.
     SELECT string_agg(t.relation::text, ', ' ORDER BY t.relation::text) INTO tables FROM @extschema@.token_table t
@@ -159,5 +176,5 @@ BEGIN
     DELETE FROM @extschema@.provider p WHERE p.name = drop_provider.name;
     INSERT INTO @extschema@.audit_event (event, provider) VALUES ('provider_dropped', name);
 END $$;
-COMMENT ON FUNCTION drop_provider(text) IS 'forgets a provider that has no credentials and accounts any more, and that no attached table uses';
+COMMENT ON FUNCTION drop_provider(text) IS 'forgets a provider that has no credentials and accounts any more, no tokens to be revoked, and that no attached table uses';
 

@@ -8,23 +8,31 @@ CREATE FUNCTION _make_authorization(client_id text, options jsonb, redirect_uri 
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_make_authorization';
 COMMENT ON FUNCTION _make_authorization(text, jsonb, text, text, jsonb) IS 'internal: the URL of an authorization request, and what is to be kept until it is completed';
 
--- The one who finds it unused may present the code. Results are words of src/pg/sign_in_desk.cpp.
-CREATE FUNCTION _take_authorization(request bigint, expected_provider text, iss text,
+-- The one who finds it unused may present the code. Results are words of src/pg/sign_in_desk.cpp. The provider is locked
+-- first, so that it is not dropped meanwhile.
+CREATE FUNCTION _take_authorization(request bigint, expected_provider text, iss text, caller bigint,
                                     OUT result text, OUT provider text, OUT redirect_uri text, OUT code_verifier bytea, OUT state_hash bytea,
                                     OUT sends_verifier boolean, OUT wants_id_token boolean, OUT max_age integer, OUT has_subject boolean)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
 DECLARE
     r @extschema@.authorization_request;
+    its_provider @extschema@.provider;
     issuer text;
     reason text;
 BEGIN
+    SELECT p.* INTO its_provider FROM @extschema@.authorization_request a JOIN @extschema@.provider p ON p.name = a.provider
+        WHERE a.id = request FOR KEY SHARE OF p;
     SELECT a.* INTO r FROM @extschema@.authorization_request a WHERE a.id = request FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         result := 'unknown';
         RETURN;
     END IF;
-    SELECT p.effective_options ->> 'issuer' INTO issuer FROM @extschema@.provider p WHERE p.name = r.provider;
+    issuer := its_provider.effective_options ->> 'issuer';
+    IF r.used_at IS NULL AND its_provider.effective_options @> '{"enabled": false}' THEN
+        result := 'disabled';
+        RETURN;
+    END IF;
     CASE
         WHEN r.used_at IS NOT NULL THEN
             result := 'used';
@@ -35,11 +43,15 @@ BEGIN
         WHEN expected_provider <> r.provider OR iss <> issuer THEN
             result := 'other_provider';
             reason := 'the state belongs to another provider';
+        -- RFC 9207 section 2.4: what cannot be compared proves nothing.
+        WHEN iss IS NOT NULL AND issuer IS NULL THEN
+            result := 'other_provider';
+            reason := 'the provider has no issuer with which iss could be compared; set its option "issuer"';
         ELSE
             result := 'taken';
     END CASE;
     -- Whoever presents a state with the answer of another provider may be mixing them up: it is spent.
-    UPDATE @extschema@.authorization_request a SET used_at = clock_timestamp(),
+    UPDATE @extschema@.authorization_request a SET used_at = clock_timestamp(), taken_by = caller,
             failure = CASE WHEN result <> 'taken' THEN result END, message = reason
         WHERE a.id = request AND a.used_at IS NULL;
     IF reason IS NOT NULL THEN
@@ -56,7 +68,7 @@ BEGIN
     max_age := r.max_age;
     has_subject := r.subject IS NOT NULL;
 END $$;
-COMMENT ON FUNCTION _take_authorization(bigint, text, text) IS 'internal: for the refresher, which is about to present the code';
+COMMENT ON FUNCTION _take_authorization(bigint, text, text, bigint) IS 'internal: for the refresher, which is about to present the code';
 
 -- Without a lock on an account that is there: its owner may just be beginning a session.
 CREATE FUNCTION _account_of(of_provider text, of_claims jsonb) RETURNS uuid
@@ -97,16 +109,31 @@ INSERT INTO @extschema@.audit_event (event, provider, subject, label, failure, m
 $$;
 COMMENT ON FUNCTION _finish_authorization(bigint, bigint, text, jsonb, text, text) IS 'internal: how a sign-in has ended';
 
--- What is due, and is not tried again by anybody else within the lease.
-CREATE FUNCTION _take_revocations(at_most integer, lease interval)
+-- What a refresher had under way that is no more: nobody knows what the provider has answered.
+CREATE FUNCTION _forget_unfinished() RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+SELECT @extschema@._finish_authorization(a.id, NULL, NULL, NULL, 'interrupted', 'the refresher has ended before it was done')
+    FROM (SELECT o.id FROM @extschema@.authorization_request o
+          WHERE o.used_at IS NOT NULL AND o.failure IS NULL AND o.credential_id IS NULL FOR UPDATE SKIP LOCKED) a;
+UPDATE @extschema@.revocation r SET due_at = clock_timestamp(), under_way = false
+    FROM (SELECT o.id FROM @extschema@.revocation o WHERE o.under_way FOR UPDATE SKIP LOCKED) a WHERE r.id = a.id;
+$$;
+COMMENT ON FUNCTION _forget_unfinished() IS 'internal: for a refresher that begins';
+
+-- What is due, and is not tried again within the lease. busy: the provider of each that is under way; per_provider of one
+-- at most, so that one that does not answer keeps nobody waiting.
+CREATE FUNCTION _take_revocations(at_most integer, per_provider integer, busy text[], lease interval)
 RETURNS TABLE (id bigint, provider text, token bytea, sealed_table text, sealed_row text, token_type_hint text, attempts integer)
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-UPDATE @extschema@.revocation r SET due_at = clock_timestamp() + lease, attempts = r.attempts + 1
-    FROM (SELECT d.id FROM @extschema@.revocation d WHERE d.due_at <= now() ORDER BY d.due_at LIMIT at_most FOR UPDATE SKIP LOCKED) due
+UPDATE @extschema@.revocation r SET due_at = clock_timestamp() + lease, attempts = r.attempts + 1, under_way = true
+    FROM (SELECT d.id FROM @extschema@.provider p, LATERAL (
+              SELECT x.id, x.due_at FROM @extschema@.revocation x WHERE x.provider = p.name AND x.due_at <= now() ORDER BY x.due_at
+              LIMIT greatest(per_provider - (SELECT count(*) FROM unnest(busy) b WHERE b = p.name), 0) FOR UPDATE SKIP LOCKED) d
+          ORDER BY d.due_at LIMIT at_most) due
     WHERE r.id = due.id
     RETURNING r.id, r.provider, r.token, r.sealed_table, r.sealed_row, r.token_type_hint, r.attempts
 $$;
-COMMENT ON FUNCTION _take_revocations(integer, interval) IS 'internal: for the refresher, which is about to revoke them';
+COMMENT ON FUNCTION _take_revocations(integer, integer, text[], interval) IS 'internal: for the refresher, which is about to revoke them';
 
 CREATE FUNCTION _settle_revocation(revocation_id bigint, outcome text, why text, pause interval) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -120,7 +147,7 @@ BEGIN
     END IF;
     over := over OR clock_timestamp() + pause > r.give_up_at;
     IF NOT over THEN
-        UPDATE @extschema@.revocation x SET due_at = clock_timestamp() + pause, message = why WHERE x.id = revocation_id;
+        UPDATE @extschema@.revocation x SET due_at = clock_timestamp() + pause, under_way = false, message = why WHERE x.id = revocation_id;
         RETURN;
     END IF;
     DELETE FROM @extschema@.revocation x WHERE x.id = revocation_id;
@@ -184,6 +211,10 @@ BEGIN
         RAISE EXCEPTION 'unknown provider "%"', provider
             USING ERRCODE = 'undefined_object', HINT = 'Create it with token_refresh.create_provider().';
     END IF;
+    IF its_provider.effective_options @> '{"enabled": false}' THEN
+        RAISE EXCEPTION 'provider "%" is disabled', provider
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See its option "enabled".';
+    END IF;
     wanted_scope := coalesce(scope, its_provider.effective_options ->> 'scope');
     SELECT m.* INTO made FROM @extschema@._make_authorization(its_provider.client_id, its_provider.effective_options, redirect_uri,
                                                              wanted_scope, authorization_params) m;
@@ -197,6 +228,10 @@ BEGIN
                     ELSE its_provider.effective_options #>> '{authorization_params,max_age}' END;
     IF max_age !~ '^[0-9]{1,9}$' THEN
         RAISE EXCEPTION 'authorization parameter "max_age" must be a number of seconds' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF max_age IS NOT NULL AND NOT made.wants_id_token THEN
+        RAISE EXCEPTION 'authorization parameter "max_age" would not be checked: there will be no id_token' USING ERRCODE = 'invalid_parameter_value',
+            HINT = 'It takes the scope "openid", and the options issuer and jwks_uri of the provider.';
     END IF;
     INSERT INTO @extschema@.authorization_request (state_hash, provider, subject, label, redirect_uri, code_verifier, sends_verifier,
                                                    wants_id_token, max_age, expires_at)

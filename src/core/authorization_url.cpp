@@ -19,9 +19,9 @@ namespace {
 
 using Changes = std::map<std::string, std::optional<std::string>>;
 
-// What ties the answer to this client and this request.
-constexpr std::array<std::string_view, 5> kFixedParams = {"state", "response_type", "client_id", "redirect_uri",
-                                                          "nonce"};
+// What ties the answer to this client and this request; and what would be read in the place of all others (RFC 9101).
+constexpr std::array<std::string_view, 7> kFixedParams = {"state", "response_type", "client_id",  "redirect_uri",
+                                                          "nonce", "request",       "request_uri"};
 constexpr std::string_view kChallenge = "code_challenge";
 constexpr std::string_view kChallengeMethod = "code_challenge_method";
 

@@ -46,7 +46,8 @@ struct AuthorizationUrl {
   bool uses_pkce = true;  // false: code_challenge was removed, and code_verifier must not be sent with the code
 };
 
-// state, response_type, client_id, redirect_uri and nonce can be neither removed nor replaced; code_challenge and
+// state, response_type, client_id, redirect_uri and nonce can be neither removed nor replaced, request and request_uri
+// (RFC 9101) not be given; code_challenge and
 // code_challenge_method only removed, both together. Errors: kInvalidArgument naming what is wrong; kInternal.
 Result<AuthorizationUrl> BuildAuthorizationUrl(const Provider& provider, const AuthorizationParams& params);
 

@@ -82,7 +82,7 @@ void Discoveries::Impl::TakeAnswer(uint64_t number, const HttpResponse& response
 void Discoveries::Impl::TakeDocument(uint64_t number, const HttpResponse& response) {
   const DiscoveryRequest& request = flows.at(number).request;
   const bool insecure = request.provider->options.allow_insecure_http && defaults.allow_insecure_http;
-  DiscoveryRules rules{request.issuer, request.has_client_secret, insecure};
+  DiscoveryRules rules{request.issuer, request.has_client_secret, insecure, request.auth_method};
   DiscoveredOptions discovered = ReadDiscoveryDocument(response.body.view(), rules);
   if (!discovered.failure.empty()) return Refuse(number, std::move(discovered.failure), std::move(discovered.message));
   DiscoveryResult result;

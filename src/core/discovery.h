@@ -19,6 +19,7 @@ struct DiscoveryRequest {
   std::shared_ptr<const Provider> provider;  // for how to ask: timeouts, ca_file, allow_insecure_http
   std::string issuer;
   bool has_client_secret = true;  // decides about token_endpoint_auth_method
+  std::string auth_method;        // what it is, if that is decided already
 };
 
 struct DiscoveryResult {

@@ -25,6 +25,17 @@ bool IsUsableUrl(const std::string& url, bool insecure_allowed) {
   return parsed.has_value() && (parsed->scheme == "https" || IsLoopbackHost(parsed->host) || insecure_allowed);
 }
 
+bool IsOnLoopback(const std::string& url) {
+  const std::optional<ParsedUrl> parsed = ParseHttpUrl(url);
+  return parsed.has_value() && IsLoopbackHost(parsed->host);
+}
+
+// What an issuer elsewhere says must not lead to what listens on this machine only.
+bool MayLeadTo(const std::string& url, const DiscoveryRules& rules) {
+  if (!IsUsableUrl(url, rules.insecure_allowed)) return false;
+  return rules.insecure_allowed || !IsOnLoopback(url) || IsOnLoopback(std::string(rules.issuer));
+}
+
 std::string_view TextMember(const SecretJson& object, std::string_view name) {
   const SecretJson* member = FindMember(object, name);
   return member == nullptr ? std::string_view() : TextOf(*member).value_or(std::string_view());
@@ -32,11 +43,12 @@ std::string_view TextMember(const SecretJson& object, std::string_view name) {
 
 // RFC 8414 section 2: without the list it is client_secret_basic, which is also the default of the option. Nothing
 // for that, and when none of the methods is known here.
-std::optional<std::string_view> ChooseAuthMethod(const SecretJson& document, bool has_client_secret) {
-  if (!has_client_secret) return "none";
+std::optional<std::string_view> ChooseAuthMethod(const SecretJson& document, const DiscoveryRules& rules) {
+  if (!rules.auth_method.empty()) return rules.auth_method;
+  if (!rules.has_client_secret) return "none";
   const SecretJson* methods = FindMember(document, "token_endpoint_auth_methods_supported");
   if (methods == nullptr || !methods->is_array()) return std::nullopt;
-  for (const std::string_view method : {"client_secret_basic", "client_secret_post", "none"}) {
+  for (const std::string_view method : {"client_secret_basic", "client_secret_post"}) {
     if (std::any_of(methods->begin(), methods->end(), [&](const SecretJson& m) { return TextOf(m) == method; })) {
       return method;
     }
@@ -81,10 +93,10 @@ DiscoveredOptions ReadDiscoveryDocument(std::string_view document, const Discove
   options["issuer"] = SecretString(rules.issuer);
   for (const std::string_view name : kEndpoints) {
     const std::string_view url = TextMember(*read, name);
-    if (IsUsableUrl(std::string(url), rules.insecure_allowed)) options[SecretString(name)] = SecretString(url);
+    if (MayLeadTo(std::string(url), rules)) options[SecretString(name)] = SecretString(url);
   }
   if (!options.contains("token_endpoint")) return Unusable("the discovery document has no usable token_endpoint");
-  if (const auto method = ChooseAuthMethod(*read, rules.has_client_secret); method.has_value()) {
+  if (const auto method = ChooseAuthMethod(*read, rules); method.has_value()) {
     options["token_endpoint_auth_method"] = SecretString(*method);
   }
   return {std::string(std::string_view(options.dump(-1, ' ', false, SecretJson::error_handler_t::replace))), {}, {}};

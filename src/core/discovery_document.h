@@ -19,6 +19,7 @@ struct DiscoveryRules {
   std::string_view issuer;  // the one that was asked
   bool has_client_secret = true;
   bool insecure_allowed = false;  // plain http to other hosts than loopback
+  std::string_view auth_method = {};  // token_endpoint_auth_method of the client; empty: to be chosen
 };
 
 struct DiscoveredOptions {
@@ -27,7 +28,8 @@ struct DiscoveredOptions {
   std::string message;
 };
 
-// An endpoint that is no URL we would send a secret to is left out, except that there must be a token_endpoint.
+// An endpoint that is no URL we would send a secret to is left out, such as one of loopback when the issuer is not;
+// except that there must be a token_endpoint.
 DiscoveredOptions ReadDiscoveryDocument(std::string_view document, const DiscoveryRules& rules);
 
 }  // namespace token_refresh

@@ -1,5 +1,7 @@
 #include "core/issuer_keys.h"
 
+#include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "core/provider_answer.h"
@@ -29,12 +31,35 @@ void IssuerKeys::Get(const std::shared_ptr<const Provider>& provider, const Http
   continuation(cache_.Find(source, now), {});
 }
 
-bool IssuerKeys::Renew(const std::shared_ptr<const Provider>& provider, const HttpDefaults& defaults,
+bool IssuerKeys::Renew(const std::shared_ptr<const Provider>& provider, const HttpDefaults& defaults, bool may_wait,
                        Continuation continuation) {
   const std::string source = SourceOf(BuildKeysRequest(*provider, defaults));
-  if (!waiting_.contains(source) && !cache_.WantsFetchForUnknownKey(source, clock_.Now())) return false;
-  Fetch(provider, defaults, std::move(continuation));
+  const Micros now = clock_.Now();
+  if (waiting_.contains(source) || cache_.WantsFetchForUnknownKey(source, now)) {
+    Fetch(provider, defaults, std::move(continuation));
+    return true;
+  }
+  const std::optional<Micros> hold_ends = cache_.UnknownKeyHoldEnds(source, now);
+  if (!may_wait || !hold_ends.has_value()) return false;
+  held_.push_back({*hold_ends, provider, defaults, std::move(continuation)});
   return true;
+}
+
+void IssuerKeys::Turn() {
+  const Micros now = clock_.Now();
+  for (Held& held : std::exchange(held_, {})) {
+    if (held.due_at > now) {
+      held_.push_back(std::move(held));
+    } else {
+      Fetch(held.provider, held.defaults, std::move(held.continuation));
+    }
+  }
+}
+
+Micros IssuerKeys::NextAt() const {
+  Micros next = INT64_MAX;
+  for (const Held& held : held_) next = std::min(next, held.due_at);
+  return next;
 }
 
 void IssuerKeys::Fetch(const std::shared_ptr<const Provider>& provider, const HttpDefaults& defaults,

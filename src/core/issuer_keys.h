@@ -27,17 +27,31 @@ class IssuerKeys {
   // Runs the continuation once: at once, or after a fetch. The provider has a jwks_uri.
   void Get(const std::shared_ptr<const Provider>& provider, const HttpDefaults& defaults, Continuation continuation);
 
-  // For a token that the keys do not suffice for. False when another fetch would not help, or comes too soon after
-  // the last; the continuation then does not run.
-  bool Renew(const std::shared_ptr<const Provider>& provider, const HttpDefaults& defaults, Continuation continuation);
+  // For a token that the keys do not suffice for. False when another fetch would not help; the continuation then does
+  // not run. One that comes too soon after the last waits for a few seconds if it may, and would not help otherwise.
+  bool Renew(const std::shared_ptr<const Provider>& provider, const HttpDefaults& defaults, bool may_wait,
+             Continuation continuation);
+
+  // Begins what has waited for long enough.
+  void Turn();
+  // When there is something to begin; INT64_MAX: nothing.
+  Micros NextAt() const;
 
  private:
+  struct Held {
+    Micros due_at;
+    std::shared_ptr<const Provider> provider;
+    HttpDefaults defaults;
+    Continuation continuation;
+  };
+
   void Fetch(const std::shared_ptr<const Provider>& provider, const HttpDefaults& defaults, Continuation continuation);
   void TakeAnswer(const std::string& source, const Provider& provider, const HttpResponse& response);
 
   HttpCalls& calls_;
   const Clock& clock_;
   JwksCache cache_;
+  std::vector<Held> held_;
   std::map<std::string, std::vector<Continuation>> waiting_;  // by the source that is being fetched
 };
 

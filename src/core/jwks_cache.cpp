@@ -31,6 +31,13 @@ bool JwksCache::WantsFetchForUnknownKey(const std::string& source, Micros now) c
   return HasPassed(entry.fetched_at, kUnknownKeyHold, now);
 }
 
+std::optional<Micros> JwksCache::UnknownKeyHoldEnds(const std::string& source, Micros now) const {
+  if (Find(source, now) == nullptr) return std::nullopt;
+  const Entry& entry = *FindEntry(source);
+  if (entry.failed_at.has_value() && !HasPassed(*entry.failed_at, kFailureHold, now)) return std::nullopt;
+  return entry.fetched_at + kUnknownKeyHold;
+}
+
 Status JwksCache::Put(const std::string& source, std::string_view document, Micros now) {
   Result<JwkSet> keys = ParseJwks(document);
   if (!keys) {

@@ -34,6 +34,9 @@ class JwksCache {
   // Whether keys that do not suffice for a token are worth another fetch.
   bool WantsFetchForUnknownKey(const std::string& source, Micros now) const;
 
+  // When it will be, if that is only too soon after the last fetch.
+  std::optional<Micros> UnknownKeyHoldEnds(const std::string& source, Micros now) const;
+
   // A document that was fetched. Errors: as ParseJwks; it then counts as a failure.
   Status Put(const std::string& source, std::string_view document, Micros now);
   void PutFailure(const std::string& source, Micros now);

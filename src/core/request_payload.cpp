@@ -17,9 +17,11 @@ std::optional<CodePayload> ReadCodePayload(std::string_view json) {
   const SecretJson* id = object.has_value() ? FindMember(*object, "authorization") : nullptr;
   if (id == nullptr || !id->is_number_unsigned()) return std::nullopt;
   const auto code = TextMember(*object, "code");
-  if (!code.has_value()) return std::nullopt;
+  const auto at = TextMember(*object, "at");
+  if (!code.has_value() || !at.has_value()) return std::nullopt;
   CodePayload payload;
   payload.authorization = static_cast<int64_t>(*id->get_ptr<const uint64_t*>());
+  payload.at = std::string(*at);
   payload.code = Secret(*code);
   payload.expected_provider = TextMember(*object, "provider");
   payload.iss = TextMember(*object, "iss");
@@ -36,6 +38,7 @@ std::optional<DiscoveryPayload> ReadDiscoveryPayload(std::string_view json) {
     return std::nullopt;
   const SecretString text = options->dump(-1, ' ', false, SecretJson::error_handler_t::replace);
   return DiscoveryPayload{std::string(*issuer), std::string(std::string_view(text)),
+                          std::string(TextMember(*options, "token_endpoint_auth_method").value_or(std::string_view())),
                           *has_secret->get_ptr<const bool*>()};
 }
 

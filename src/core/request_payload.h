@@ -11,9 +11,10 @@
 
 namespace token_refresh {
 
-// {"authorization": id, "code": text, "provider": text, "iss": text}; the last two may be missing.
+// {"authorization": id, "at": text, "code": text, "provider": text, "iss": text}; the last two may be missing.
 struct CodePayload {
   int64_t authorization = 0;
+  std::string at;  // the provider that the row names
   Secret code;
   std::optional<std::string> expected_provider, iss;
 };
@@ -23,6 +24,7 @@ std::optional<CodePayload> ReadCodePayload(std::string_view json);
 struct DiscoveryPayload {
   std::string issuer;
   std::string options;  // as ParseProviderOptions reads them
+  std::string auth_method;  // token_endpoint_auth_method in them; empty: not said
   bool has_client_secret = true;
 };
 std::optional<DiscoveryPayload> ReadDiscoveryPayload(std::string_view json);

@@ -1,5 +1,8 @@
 #include "core/revocation.h"
 
+#include <algorithm>
+#include <array>
+
 #include "core/answer_body.h"
 #include "core/client_authentication.h"
 #include "core/provider_answer.h"
@@ -10,11 +13,20 @@ namespace {
 
 constexpr std::string_view kComplaint = "not an answer that a revocation endpoint gives";
 
-// RFC 7009 section 2.2 says 200 for a token that is not known; some say so in the words of RFC 6750.
-bool IsUnknownToken(const HttpResponse& response) {
+// Errors with status 400 that are about the client or the server, and may be mended.
+constexpr std::array<std::string_view, 3> kPassing = {"invalid_client", "temporarily_unavailable", "server_error"};
+
+// RFC 7009 section 2.2: 200 for a token that is not known; some say so in the words of RFC 6750. Only an error of OAuth
+// is about this token for good; anything else may come of what stands before the endpoint, or of a client being
+// changed.
+RevocationOutcome OutcomeOf400(const HttpResponse& response) {
   const AnswerBody body = ReadAnswerBody(response.body.view());
   const SecretJson* error = FindMember(body.fields, "error");
-  return error != nullptr && TextOf(*error) == "invalid_token";
+  const std::optional<std::string_view> word = error == nullptr ? std::nullopt : TextOf(*error);
+  if (!word.has_value() || word->empty()) return RevocationOutcome::kRetry;
+  if (*word == "invalid_token") return RevocationOutcome::kDone;
+  const bool passing = std::find(kPassing.begin(), kPassing.end(), *word) != kPassing.end();
+  return passing ? RevocationOutcome::kRetry : RevocationOutcome::kRefused;
 }
 
 }  // namespace
@@ -39,8 +51,8 @@ RevocationVerdict ReadRevocationAnswer(const Provider& provider, const HttpRespo
     if (response.failure == TransportFailure::kNone) verdict.retry_after = ParseRetryAfter(response.retry_after, now);
     return verdict;
   }
-  if (response.status == 400 && IsUnknownToken(response)) return {RevocationOutcome::kDone, {}, {}};
-  if (response.status / 100 == 4) verdict.outcome = RevocationOutcome::kRefused;
+  if (response.status == 400) verdict.outcome = OutcomeOf400(response);
+  if (verdict.outcome == RevocationOutcome::kDone) verdict.message.clear();
   return verdict;
 }
 

@@ -19,8 +19,8 @@ HttpRequest BuildRevocationRequest(const Provider& provider, const Secret& token
 
 enum class RevocationOutcome {
   kDone,     // the token is dead: any 2xx, or the provider does not know it
-  kRetry,    // nothing was decided: no answer, 5xx, 429, anything unexpected
-  kRefused,  // asking again will not help: any other 4xx
+  kRetry,    // nothing was decided: no answer, or any that does not speak of the token
+  kRefused,  // asking again will not help: 400 with an error of OAuth
 };
 
 struct RevocationVerdict {

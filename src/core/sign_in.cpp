@@ -48,6 +48,7 @@ void SignIns::Impl::Begin(SignInRequest request) {
   const uint64_t number = next_number++;
   Flow& flow = flows[number];
   flow.request = std::move(request);
+  ++under_way[flow.request.provider->name];
   flow.begun_at = clock.Now();
   if (draining) return Refuse(number, "shutting_down", std::string(kStopping));
   Result<std::string> nonce = NonceFor(flow.request.code_verifier);
@@ -64,8 +65,8 @@ void SignIns::Impl::TakeTokens(uint64_t number, const HttpResponse& response) {
   Flow* flow = FindFlow(number);
   if (flow == nullptr) return;
   if (WasHeldBack(response)) return Refuse(number, "shutting_down", std::string(kStopping));
-  std::variant<TokenSet, FailedAnswer> answer =
-      ReadTokenResponse(*flow->request.provider, response, SecretsOf(flow->request, flow->tokens), clock.Now());
+  std::variant<TokenSet, FailedAnswer> answer = ReadTokenResponse(
+      *flow->request.provider, response, SecretsOf(flow->request, flow->tokens), clock.Now(), TokenAsk::kCode);
   if (auto* failed = std::get_if<FailedAnswer>(&answer); failed != nullptr) {
     flow->tokens.refresh_token = failed->refresh_token.Clone();
     flow->tokens.refresh_expires_in = failed->refresh_expires_in;
@@ -83,15 +84,19 @@ void SignIns::Impl::RefuseCode(uint64_t number, const HttpResponse& response, co
 // ---- who it is
 
 void SignIns::Impl::Identify(uint64_t number) {
-  const Flow& flow = *FindFlow(number);
+  Flow& flow = *FindFlow(number);
   const ProviderOptions& options = flow.request.provider->options;
   if (HasVerifiableIdToken(flow.request)) {
     if (flow.tokens.id_token.empty()) {
       return Refuse(number, "id_token_missing", "the provider gave no id_token, though openid was asked for");
     }
-    return keys.Get(flow.request.provider, defaults, [this, number](const auto& jwks, const std::string& why_not) {
+    // Cached ones come before Get() returns.
+    flow.keys_cached = true;
+    keys.Get(flow.request.provider, defaults, [this, number](const auto& jwks, const std::string& why_not) {
       CheckIdToken(number, jwks, why_not);
     });
+    if (Flow* waiting = FindFlow(number); waiting != nullptr) waiting->keys_cached = false;
+    return;
   }
   if (!flow.request.claims_needed) return Accept(number, {});
   if (!options.userinfo_endpoint.empty()) return AskUserinfo(number, flow);
@@ -112,7 +117,8 @@ void SignIns::Impl::CheckIdToken(uint64_t number, const std::shared_ptr<const Jw
   VerifiedJwt verified = VerifyIdToken(*request.provider, flow->tokens.id_token.view(), *jwks,
                                        {flow->nonce, request.max_authentication_age, clock.Now()});
   if (verified.ok()) return Accept(number, std::string(verified.payload.view()));
-  if (MayBeOfNewKeys(verified.failure) && RenewKeys(number, *flow)) return;
+  const bool may_wait = flow->keys_cached && verified.failure == JwtFailure::kUnknownKey;
+  if (MayBeOfNewKeys(verified.failure) && RenewKeys(number, *flow, may_wait)) return;
   std::string word = "id_token_";
   std::string message = "the id_token is refused: ";
   message.append(JwtFailureText(verified.failure));
@@ -120,11 +126,11 @@ void SignIns::Impl::CheckIdToken(uint64_t number, const std::shared_ptr<const Jw
   Refuse(number, word.append(JwtFailureWord(verified.failure)), std::move(message));
 }
 
-bool SignIns::Impl::RenewKeys(uint64_t number, Flow& flow) {
+bool SignIns::Impl::RenewKeys(uint64_t number, Flow& flow, bool may_wait) {
   if (std::exchange(flow.keys_renewed, true)) return false;
-  return keys.Renew(flow.request.provider, defaults, [this, number](const auto& jwks, const std::string& why_not) {
-    CheckIdToken(number, jwks, why_not);
-  });
+  return keys.Renew(
+      flow.request.provider, defaults, may_wait,
+      [this, number](const auto& jwks, const std::string& why_not) { CheckIdToken(number, jwks, why_not); });
 }
 
 void SignIns::Impl::AskUserinfo(uint64_t number, const Flow& flow) {
@@ -139,7 +145,9 @@ void SignIns::Impl::TakeUserinfo(uint64_t number, const HttpResponse& response) 
   Result<std::string> claims =
       ReadUserinfo(*flow->request.provider, response, SecretsOf(flow->request, flow->tokens), clock.Now());
   if (claims) return Accept(number, *std::move(claims));
-  Refuse(number, "userinfo_failed", "the userinfo endpoint does not say who it is: " + claims.error().message);
+  const bool unavailable = claims.error().code == ErrorCode::kUnavailable;
+  Refuse(number, unavailable ? "userinfo_unavailable" : "userinfo_failed",
+         "the userinfo endpoint does not say who it is: " + claims.error().message);
 }
 
 // ---- the end
@@ -163,6 +171,7 @@ void SignIns::Impl::Refuse(uint64_t number, std::string failure, std::string mes
 SignInResult SignIns::Impl::TakeResult(uint64_t number) {
   auto node = flows.extract(number);
   Flow& flow = node.mapped();
+  if (const auto count = under_way.find(flow.request.provider->name); --count->second == 0) under_way.erase(count);
   SignInResult result;
   result.id = flow.request.id;
   result.tokens = std::move(flow.tokens);
@@ -179,6 +188,14 @@ SignIns::Impl::Flow* SignIns::Impl::FindFlow(uint64_t number) {
   return found == flows.end() ? nullptr : &found->second;
 }
 
+bool SignIns::Impl::HasRoomFor(const Provider& provider) const {
+  const auto found = under_way.find(provider.name);
+  const size_t its_own = found == under_way.end() ? 0 : found->second;
+  const size_t free = max_under_way - std::min(max_under_way, flows.size());
+  const std::optional<int> limit = provider.options.max_in_flight;
+  return its_own < free && (!limit.has_value() || its_own < static_cast<size_t>(std::max(*limit, 1)));
+}
+
 bool SignIns::Impl::WasHeldBack(const HttpResponse& response) const {
   return draining && response.failure == TransportFailure::kNotSent;
 }
@@ -190,9 +207,16 @@ SignIns::~SignIns() = default;
 
 void SignIns::Configure(const HttpDefaults& defaults) { impl_->defaults = defaults; }
 
+bool SignIns::HasRoomFor(const Provider& provider) const { return impl_->HasRoomFor(provider); }
+
 void SignIns::Begin(SignInRequest request) { impl_->Begin(std::move(request)); }
 
-void SignIns::Turn() { impl_->calls.Turn(); }
+void SignIns::Turn() {
+  impl_->calls.Turn();
+  impl_->keys.Turn();
+}
+
+Micros SignIns::NextTurnAt() const { return impl_->keys.NextAt(); }
 
 std::vector<SignInResult> SignIns::TakeFinished() { return std::exchange(impl_->finished, {}); }
 

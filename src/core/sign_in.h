@@ -44,7 +44,7 @@ struct SignInResult {
   std::string claims;  // a JSON object; empty: none
   // One word, empty when accepted: provider_refused (it says no), provider_unavailable (no answer, 5xx, 429),
   // answer_unusable (a success without a usable token), id_token_missing, id_token_<word of JwtFailure>,
-  // keys_unavailable, userinfo_failed, no_claims, shutting_down, internal.
+  // keys_unavailable, userinfo_unavailable, userinfo_failed, no_claims, shutting_down, internal.
   std::string failure;
   std::string message;  // one sentence, scrubbed; empty when accepted
   Micros duration = 0;
@@ -61,11 +61,17 @@ class SignIns {
   // Holds for requests from now on.
   void Configure(const HttpDefaults& defaults);
 
+  // Whether one more of this provider may begin. A provider has at most as many places as are left to the others, so
+  // that none that is slow takes the last; and no more than its option max_in_flight.
+  bool HasRoomFor(const Provider& provider) const;
+
   // Starts at once. Has its result in TakeFinished(), maybe already before the next Turn().
   void Begin(SignInRequest request);
 
   // Moves everything on without blocking. To be called whenever the transport has something.
   void Turn();
+  // When there is something to do even if nothing arrives; INT64_MAX: never.
+  Micros NextTurnAt() const;
 
   std::vector<SignInResult> TakeFinished();
   // Begun and not finished.

@@ -55,10 +55,10 @@ Secret ReadIdToken(const SecretJson& answer) {
   return value == nullptr ? Secret() : Secret(TextOf(*value).value_or(std::string_view()));
 }
 
-TokenSet ReadObject(const Provider& provider, const SecretJson& answer, bool has_access_token) {
+TokenSet ReadObject(const SecretJson& answer, bool has_access_token) {
   TokenSet tokens;
   if (has_access_token) tokens.access_token = Secret(*TextOf(*FindMember(answer, "access_token")));
-  if (!provider.options.keep_refresh_token) tokens.refresh_token = ReadRefreshToken(answer, tokens);
+  tokens.refresh_token = ReadRefreshToken(answer, tokens);
   tokens.id_token = ReadIdToken(answer);
   ReadTokenDetails(answer, tokens);
   return tokens;
@@ -73,14 +73,14 @@ void ReadSecondary(const Provider& provider, const SecretJson& document, TokenSe
       tokens.warnings.push_back("tokens of label " + option.label + ": " + std::string(defect) + "; ignored");
       continue;
     }
-    tokens.secondary.push_back({option.label, ReadObject(provider, *answer, true)});
+    tokens.secondary.push_back({option.label, ReadObject(*answer, true)});
   }
 }
 
 // Whatever tokens are there; an access token that has a defect is left out.
 TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, bool has_access_token, Micros now) {
   const SecretJson& answer = body.fields;
-  TokenSet tokens = ReadObject(provider, answer, has_access_token);
+  TokenSet tokens = ReadObject(answer, has_access_token);
   ReadOtherExpiry(provider.options.answer, answer, now, tokens);
   tokens.captured = CaptureFields(provider.options.answer, body.document(), tokens.warnings);
   ReadSecondary(provider, body.document(), tokens);
@@ -90,10 +90,15 @@ TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, bool has_a
 }
 
 // Of a damaged answer the refresh token has to be among what can be read, or it may be lost with the rest.
-bool IsComplete(const Provider& provider, const AnswerBody& body, const TokenSet& tokens) {
+bool IsComplete(bool keeps_refresh_token, const AnswerBody& body, const TokenSet& tokens) {
   if (tokens.access_token.empty()) return false;
   if (body.kind == BodyKind::kObject) return true;
-  return provider.options.keep_refresh_token || !tokens.refresh_token.empty();
+  return keeps_refresh_token || !tokens.refresh_token.empty();
+}
+
+void ForgetRefreshTokens(TokenSet& tokens) {
+  tokens.refresh_token = Secret();
+  for (SecondaryTokens& secondary : tokens.secondary) ForgetRefreshTokens(secondary.tokens);
 }
 
 // invalid_client comes before anything else is looked at, whatever the status.
@@ -126,7 +131,8 @@ FailedAnswer FailedSuccess(Failure failure, const AnswerBody& body, TokenSet tok
 }  // namespace
 
 std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
-                                                       const std::vector<std::string_view>& sent, Micros now) {
+                                                       const std::vector<std::string_view>& sent, Micros now,
+                                                       TokenAsk ask) {
   if (response.failure != TransportFailure::kNone) return FailedAnswer{TransportFailed(response, sent), {}, {}, false};
   if (IsRedirect(response.status)) {
     std::string message = "HTTP " + std::to_string(response.status) + ": redirect refused";
@@ -145,7 +151,9 @@ std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider,
   }
   const std::string_view defect = FindDefect(body.fields);
   TokenSet tokens = ReadTokens(provider, body, defect.empty(), now);
-  if (IsComplete(provider, body, tokens)) return tokens;
+  const bool keeps = provider.options.keep_refresh_token && ask == TokenAsk::kRefresh;
+  if (keeps) ForgetRefreshTokens(tokens);
+  if (IsComplete(keeps, body, tokens)) return tokens;
   return FailedSuccess(ReadFailure(provider, response, body, defect, sent, now), body, std::move(tokens));
 }
 

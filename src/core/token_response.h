@@ -59,10 +59,14 @@ struct FailedAnswer {
 // An expiry beyond this is clamped to it (ten years).
 constexpr Micros kMaxLifetime = 3650 * kDay;
 
+// What was asked for. keep_refresh_token is about answers to a refresh: with a code there is nothing to be kept yet.
+enum class TokenAsk { kRefresh, kCode };
+
 // Any status of 2xx is a success, unless success_statuses says otherwise. sent are the secrets of the request,
 // scrubbed from whatever is reported. now is for an HTTP-date in Retry-After, and for expiries that are times.
 std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
-                                                       const std::vector<std::string_view>& sent, Micros now);
+                                                       const std::vector<std::string_view>& sent, Micros now,
+                                                       TokenAsk ask = TokenAsk::kRefresh);
 
 // A token_response that an application hands to store_credential: the JSON object
 // a token endpoint gave it, optionally with expires_at (ISO 8601 text with zone, or epoch

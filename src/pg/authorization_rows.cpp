@@ -12,8 +12,17 @@ namespace token_refresh {
 namespace {
 
 // Column numbers, as the install script creates them.
-enum AuthorizationColumn { kId = 1, kProvider = 3, kFailure = 14, kMessage = 15, kCredentialId = 16, kOwner = 17,
-                           kClaims = 18 };
+enum AuthorizationColumn {
+  kId = 1,
+  kProvider = 3,
+  kUsedAt = 13,
+  kFailure = 14,
+  kMessage = 15,
+  kCredentialId = 16,
+  kOwner = 17,
+  kClaims = 18,
+  kTakenBy = 19
+};
 enum DiscoveryColumn { kOptions = 3, kDiscoveryMessage = 4 };
 
 template <class Read>
@@ -24,6 +33,12 @@ bool FetchById(const char* table, const char* index, int64_t id, Read read) {
   const bool found = FetchOne(ExtensionRelation(table), ExtensionRelation(index), &key, 1, snapshot, read);
   UnregisterSnapshot(snapshot);
   return found;
+}
+
+bool IsNull(TupleTableSlot* slot, int column) {
+  bool is_null;
+  GetColumn(slot, column, &is_null);
+  return is_null;
 }
 
 Datum CopyJson(TupleTableSlot* slot, int column) {
@@ -42,6 +57,7 @@ bool FindAuthorization(bytea* state_hash, AuthorizationKey* found) {
                               ExtensionRelation("authorization_request_state"), &key, 1, snapshot,
                               [found](TupleTableSlot* slot) {
                                 found->id = GetInt64(slot, kId);
+                                found->provider = CopyText(slot, kProvider);
                                 found->own_write = WrittenByThisTransaction(slot);
                               });
   UnregisterSnapshot(snapshot);
@@ -50,6 +66,9 @@ bool FindAuthorization(bytea* state_hash, AuthorizationKey* found) {
 
 bool FetchAuthorizationResult(int64_t id, AuthorizationResult* result) {
   return FetchById("authorization_request", "authorization_request_pkey", id, [result](TupleTableSlot* slot) {
+    result->used = !IsNull(slot, kUsedAt);
+    result->taken_by = IsNull(slot, kTakenBy) ? 0 : GetInt64(slot, kTakenBy);
+    result->ended = !IsNull(slot, kFailure) || !IsNull(slot, kCredentialId);
     result->provider = CopyText(slot, kProvider);
     result->failure = CopyText(slot, kFailure);
     result->message = CopyText(slot, kMessage);

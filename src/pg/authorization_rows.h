@@ -11,12 +11,16 @@ namespace token_refresh {
 // The row of a state; by its SHA-256. Not yet committed ones count, too: own_write says that this is one.
 struct AuthorizationKey {
   int64_t id;
+  char* provider;
   bool own_write;
 };
 bool FindAuthorization(bytea* state_hash, AuthorizationKey* key);
 
-// How it has ended.
+// What has become of it.
 struct AuthorizationResult {
+  bool used;
+  int64_t taken_by;  // id of the request that has used the state; 0: none
+  bool ended;        // the following is there
   char* provider;
   char *failure, *message;  // null: it went well
   int64_t credential_id;

@@ -17,9 +17,9 @@ constexpr const char* kRefresherActor = "refresher";
 
 Statement take_authorization = {
     "SELECT t.result, t.provider, t.redirect_uri, t.code_verifier, t.state_hash, t.sends_verifier, t.wants_id_token,"
-    " t.has_subject, t.max_age FROM token_refresh._take_authorization($1, $2, $3) t",
-    3,
-    {INT8OID, TEXTOID, TEXTOID},
+    " t.has_subject, t.max_age FROM token_refresh._take_authorization($1, $2, $3, $4) t",
+    4,
+    {INT8OID, TEXTOID, TEXTOID, INT8OID},
     nullptr};
 Statement find_owner = {
     "SELECT o.provider, o.owner, o.label FROM token_refresh._authorization_owner($1, $2) o"
@@ -44,6 +44,8 @@ Statement revoke_refused = {
     3,
     {INT8OID, BYTEAOID, TEXTOID},
     nullptr};
+
+Statement forget_unfinished = {"SELECT token_refresh._forget_unfinished()", 0, {}, nullptr};
 
 Datum Column(int number, bool* is_null) {
   return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, is_null);
@@ -86,11 +88,11 @@ void Revoke(int64_t id, std::string_view sealed, const char* hint) {
 }  // namespace
 
 void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_provider, const char* iss,
-                       TakenAuthorization* taken) {
+                       int64_t caller, TakenAuthorization* taken) {
   // Before the code goes out it must be certain that it does not go out again.
   CommitToDisk();
-  Datum values[] = {Int64GetDatum(id), TextOrNull(expected_provider), TextOrNull(iss)};
-  const char nulls[] = {' ', expected_provider != nullptr ? ' ' : 'n', iss != nullptr ? ' ' : 'n', '\0'};
+  Datum values[] = {Int64GetDatum(id), TextOrNull(expected_provider), TextOrNull(iss), Int64GetDatum(caller)};
+  const char nulls[] = {' ', expected_provider != nullptr ? ' ' : 'n', iss != nullptr ? ' ' : 'n', ' ', '\0'};
   if (Execute(&take_authorization, values, false, nulls) != 1)
     elog(ERROR, "token_refresh: an authorization request is lost");
   MemoryContext previous = MemoryContextSwitchTo(context);
@@ -99,19 +101,22 @@ void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_p
   MemoryContextSwitchTo(previous);
 }
 
-void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& given) {
+void ForgetUnfinished() { Execute(&forget_unfinished, nullptr, false); }
+
+void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& given, bool* owner_known) {
   CommitToDisk();
   bool is_null;
   Datum claims_datum = claims.empty() ? 0 : JsonDatum(claims);
   Datum owner_values[] = {Int64GetDatum(id), claims.empty() ? JsonDatum("{}") : claims_datum};
   if (Execute(&find_owner, owner_values, false) != 1)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("the authorization request is gone")));
+  *owner_known = true;
   const CredentialName name = {PointerGetDatum(DatumGetTextPCopy(RequireColumn(1))),
                                PointerGetDatum(DatumGetTextPCopy(RequireColumn(2))),
                                PointerGetDatum(DatumGetTextPCopy(Column(3, &is_null)))};
   GivenTokens source = given;
-  const int64_t credential = WriteCredential(name, SealGivenTokens, &source, kRefresherActor);
-  WriteSecondary(name, given, kRefresherActor);
+  const int64_t credential = WriteCredential(name, Grant::kNew, SealGivenTokens, &source, kRefresherActor);
+  WriteSecondary(name, Grant::kNew, given, kRefresherActor);
   Datum values[] = {Int64GetDatum(id), Int64GetDatum(credential), name.subject, owner_values[1]};
   Execute(&finish_accepted, values, false);
 }

@@ -22,13 +22,16 @@ struct TakenAuthorization {
   int32_t max_age;  // seconds
 };
 
-// expected_provider, iss: null when the application does not say. What it returns lives in context.
+// expected_provider, iss: null when the application does not say. caller: id of its request. What it returns lives in
+// context.
 void TakeAuthorization(MemoryContext context, int64_t id, const char* expected_provider, const char* iss,
-                       TakenAuthorization* taken);
+                       int64_t caller, TakenAuthorization* taken);
+// Once, when a refresher begins: notes that what its predecessor had under way was interrupted.
+void ForgetUnfinished();
 
 // Stores the credential, and those that came with it. claims: JSON in UTF-8; empty: none.
-// undefined_object: the row has gone, as with its provider.
-void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& given);
+// undefined_object: the row has gone, as with its provider. owner_known: it was not the claims, if it raises.
+void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& given, bool* owner_known);
 
 // Tokens that were given although the sign-in is refused; sealed for kAuthorizationPlace, the id, and the column
 // access_token or refresh_token. Empty: none.

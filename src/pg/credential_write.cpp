@@ -16,13 +16,14 @@ constexpr const char* kFind =
     "SELECT id FROM token_refresh.credential"
     " WHERE provider OPERATOR(pg_catalog.=) $1 AND subject OPERATOR(pg_catalog.=) $2"
     " AND label OPERATOR(pg_catalog.=) $3 FOR UPDATE";
-// A refresh token that is known to be dead is not kept beside new tokens.
+// A refresh token that is known to be dead is not kept beside new tokens; nor is anything of another grant.
 constexpr const char* kUpdate =
     "UPDATE token_refresh.credential SET access_token = $5,"
     " refresh_token = CASE WHEN $6 IS NOT NULL THEN $6"
-    " WHEN status OPERATOR(pg_catalog.=) 'needs_reauth' THEN NULL ELSE refresh_token END,"
-    " token_type = $7, scope = COALESCE($8, scope), issued_at = $9, expires_at = $10,"
-    " refresh_expires_at = $11, captured = COALESCE($12::pg_catalog.jsonb, captured), status = 'connected',"
+    " WHEN $13 OR status OPERATOR(pg_catalog.=) 'needs_reauth' THEN NULL ELSE refresh_token END,"
+    " token_type = $7, scope = CASE WHEN $13 THEN $8 ELSE COALESCE($8, scope) END, issued_at = $9, expires_at = $10,"
+    " refresh_expires_at = $11, captured = CASE WHEN $13 THEN $12::pg_catalog.jsonb"
+    " ELSE COALESCE($12::pg_catalog.jsonb, captured) END, status = 'connected',"
     " last_error = NULL, updated_at = $9"
     " WHERE id OPERATOR(pg_catalog.=) $4";
 constexpr const char* kInsert =
@@ -32,11 +33,26 @@ constexpr const char* kInsert =
     " ON CONFLICT (provider, subject, label) DO NOTHING";
 constexpr const char* kAudit =
     "INSERT INTO token_refresh.audit_event (event, provider, token_table, row_key, subject, label, actor)"
-    " VALUES ('credential_stored', $1, 1, $4::text, $2, $3, COALESCE($13, session_user))";
+    " VALUES ('credential_stored', $1, 1, $4::text, $2, $3, COALESCE($14, session_user))";
 
 enum StatementKind { kFindStatement, kUpdateStatement, kInsertStatement, kAuditStatement, kStatements };
-enum Parameter { kProviderParam, kSubjectParam, kLabelParam, kIdParam, kAccessParam, kRefreshParam, kTypeParam,
-                 kScopeParam, kIssuedParam, kExpiresParam, kRefreshExpiresParam, kCapturedParam, kActorParam, kParameters };
+enum Parameter {
+  kProviderParam,
+  kSubjectParam,
+  kLabelParam,
+  kIdParam,
+  kAccessParam,
+  kRefreshParam,
+  kTypeParam,
+  kScopeParam,
+  kIssuedParam,
+  kExpiresParam,
+  kRefreshExpiresParam,
+  kCapturedParam,
+  kNewGrantParam,
+  kActorParam,
+  kParameters
+};
 
 // The parameters of all statements; the same numbers mean the same thing in each.
 struct Row {
@@ -48,9 +64,8 @@ uint64 Execute(StatementKind kind, const Row& row) {
   static SPIPlanPtr plans[kStatements];
   static const char* const sql[kStatements] = {kFind, kUpdate, kInsert, kAudit};
   static const int counts[kStatements] = {3, kActorParam, kActorParam, kParameters};
-  Oid types[kParameters] = {TEXTOID, TEXTOID, TEXTOID,        INT8OID,        BYTEAOID,       BYTEAOID,
-                            TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID,
-                            TEXTOID, TEXTOID};
+  Oid types[kParameters] = {TEXTOID, TEXTOID,        TEXTOID,        INT8OID,        BYTEAOID, BYTEAOID, TEXTOID,
+                            TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,  BOOLOID,  TEXTOID};
   if (plans[kind] == nullptr) {
     SPIPlanPtr plan = SPI_prepare(sql[kind], counts[kind], types);
     if (plan == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed for credential");
@@ -158,21 +173,22 @@ void SealGivenTokens(void* source, const char* row_key, CredentialColumns* seale
   RunCpp([&] { return SealTokens(tokens, given->given_at, row_key, sealed); });
 }
 
-void WriteSecondary(const CredentialName& name, const GivenTokens& given, const char* actor) {
+void WriteSecondary(const CredentialName& name, Grant grant, const GivenTokens& given, const char* actor) {
   for (const SecondaryTokens& secondary : given.tokens->secondary) {
     GivenTokens own = {&secondary.tokens, given.given_at};
     const Datum label = PointerGetDatum(
         cstring_to_text_with_len(secondary.label.data(), static_cast<int>(secondary.label.size())));
-    WriteCredential({name.provider, name.subject, label}, SealGivenTokens, &own, actor);
+    WriteCredential({name.provider, name.subject, label}, grant, SealGivenTokens, &own, actor);
   }
 }
 
-int64_t WriteCredential(const CredentialName& name, SealForRow seal, void* source, const char* actor) {
+int64_t WriteCredential(const CredentialName& name, Grant grant, SealForRow seal, void* source, const char* actor) {
   Row row = {};
   memset(row.nulls, ' ', kParameters);
   row.values[kProviderParam] = name.provider;
   row.values[kSubjectParam] = name.subject;
   row.values[kLabelParam] = name.label;
+  Set(&row, kNewGrantParam, true, BoolGetDatum(grant == Grant::kNew));
   Set(&row, kActorParam, actor != nullptr, actor != nullptr ? CStringGetTextDatum(actor) : 0);
   const int64_t id = Write(seal, source, &row);
   Audit(row);

@@ -40,10 +40,13 @@ struct GivenTokens {
 };
 void SealGivenTokens(void* source, const char* row_key, CredentialColumns* sealed);
 
+// kNew: nothing of what is stored stays, as it may be another account's. kSame: what is not given stays.
+enum class Grant { kNew, kSame };
+
 // Updates the row that is there, or inserts one; returns its id. Raises insufficient_privilege when row-level
 // security hides one from whoever writes. Audits credential_stored as actor, null: the session's user.
-int64_t WriteCredential(const CredentialName& name, SealForRow seal, void* source, const char* actor);
+int64_t WriteCredential(const CredentialName& name, Grant grant, SealForRow seal, void* source, const char* actor);
 // Those that came in the same answer, each under its own label.
-void WriteSecondary(const CredentialName& name, const GivenTokens& given, const char* actor);
+void WriteSecondary(const CredentialName& name, Grant grant, const GivenTokens& given, const char* actor);
 
 }  // namespace token_refresh

@@ -34,6 +34,7 @@ Result<DiscoveryRequest> ReadRequest(const PendingRequest& pending) {
   request.provider = std::move(provider);
   request.issuer = given->issuer;
   request.has_client_secret = given->has_client_secret;
+  request.auth_method = given->auth_method;
   return request;
 }
 

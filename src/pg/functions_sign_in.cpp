@@ -47,7 +47,7 @@ std::string_view ToUtf8(StringInfo json) {
   return {utf8, utf8 == json->data ? static_cast<size_t>(json->len) : strlen(utf8)};
 }
 
-int64_t FindState(text* state) {
+AuthorizationKey FindState(text* state) {
   bytea* hash = static_cast<bytea*>(palloc(VARHDRSZ + kSha256Bytes));
   SET_VARSIZE(hash, VARHDRSZ + kSha256Bytes);
   RunCpp([&]() -> Status {
@@ -61,44 +61,54 @@ int64_t FindState(text* state) {
   if (key.own_write)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE), errmsg("this transaction has itself begun the sign-in"),
                     errhint("Commit first: the refresher sees committed rows only.")));
-  return key.id;
+  return key;
 }
 
-// The result of the request, when it is not that the row is to be read.
-void CheckAnswer(bool answered, DemandResult result) {
+// Of a request that has no result in its row.
+[[noreturn]] void RaiseNoResult(bool answered, DemandResult result, const AuthorizationResult& row, int64_t request) {
+  // The answer may have been overwritten.
+  if (row.used && row.taken_by != request) Refuse("the state has been used already");
+  if (!answered && !row.used)
+    ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("timed out waiting for the provider"),
+                    errdetail("The code has not gone out."),
+                    errhint("The state is not spent: try again, or raise token_refresh.request_timeout.")));
   if (!answered)
     ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE),
                     errmsg("timed out waiting for the provider"),
                     errdetail("The code is not presented again; what the provider answers is still stored."),
                     errhint("Raise token_refresh.request_timeout for slow providers. %s", kBeginAgain)));
-  switch (result) {
-    case DemandResult::kRefreshed:
-    case DemandResult::kFailed:
-      return;
-    case DemandResult::kSpent:
-      Refuse("the state has been used already");
-    case DemandResult::kExpired:
-      Refuse("the state has expired");
-    case DemandResult::kOtherProvider:
-      Refuse("the state belongs to another provider");
-    case DemandResult::kNotFound:
-      Refuse("the state is unknown");
-    default:
-      ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("sign-in failed: %s", DemandMessage(result))));
-  }
+  if (result == DemandResult::kNotFound) Refuse("the state is unknown");
+  const char* reason = DemandMessage(result);
+  ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE),
+                  errmsg("sign-in failed: %s", reason != nullptr ? reason : "the refresher has not done it"),
+                  errhint("%s", row.used ? kBeginAgain : "The state is not spent: try again.")));
 }
 
 bool IsTrouble(const char* failure) {
-  static const char* const words[] = {"provider_unavailable", "keys_unavailable", "shutting_down", "internal",
+  static const char* const words[] = {"provider_unavailable",
+                                      "keys_unavailable",
+                                      "userinfo_unavailable",
+                                      "shutting_down",
+                                      "interrupted",
+                                      "internal",
                                       "not_stored"};
   for (const char* word : words)
     if (strcmp(failure, word) == 0) return true;
   return false;
 }
 
-void ReadResult(int64_t id, AuthorizationResult* row) {
+// Of the refusals before a code goes out; the others have a word that says more.
+bool IsOfState(const char* failure) {
+  return strcmp(failure, "expired") == 0 || strcmp(failure, "other_provider") == 0;
+}
+
+// What is committed counts, not what a slot says that may be in use again. Raises unless there is a credential.
+void ReadResult(int64_t id, const SealedRequest& request, bool answered, DemandResult result,
+                AuthorizationResult* row) {
   if (!FetchAuthorizationResult(id, row)) Refuse("the state is unknown");
+  if (!row->ended || row->taken_by != request.id) RaiseNoResult(answered, result, *row, request.id);
   if (row->failure == nullptr) return;
+  if (IsOfState(row->failure)) Refuse(row->message);
   const int code = IsTrouble(row->failure) ? ERRCODE_CONNECTION_FAILURE : ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
   ereport(ERROR, (errcode(code), errmsg("sign-in refused (%s): %s", row->failure, row->message),
                   errhint("%s", kBeginAgain)));
@@ -113,10 +123,13 @@ extern "C" Datum token_refresh_complete_authorization(PG_FUNCTION_ARGS) {
   text* state = RequireText(fcinfo, 0, "state");
   text* code = RequireText(fcinfo, 1, "code");
   if (!CanRefresh()) RaiseCannotRefresh();
-  const int64_t id = FindState(state);
+  // Before the code goes out: it raises where no set is expected.
+  InitMaterializedSRF(fcinfo, 0);
+  const AuthorizationKey key = FindState(state);
   StringInfoData payload;
   initStringInfo(&payload);
-  appendStringInfo(&payload, "{\"authorization\":" INT64_FORMAT, id);
+  appendStringInfo(&payload, "{\"authorization\":" INT64_FORMAT, key.id);
+  AppendMember(&payload, "at", key.provider);
   AppendMember(&payload, "code", text_to_cstring(code));
   if (!PG_ARGISNULL(2)) AppendMember(&payload, "provider", text_to_cstring(PG_GETARG_TEXT_PP(2)));
   if (!PG_ARGISNULL(3)) AppendMember(&payload, "iss", text_to_cstring(PG_GETARG_TEXT_PP(3)));
@@ -128,11 +141,9 @@ extern "C" Datum token_refresh_complete_authorization(PG_FUNCTION_ARGS) {
   EnterSealedRequest(RequestKind::kCompleteAuthorization, utf8, &request);
   DemandResult result = DemandResult::kInternal;
   const bool answered = AwaitSealedRequest(&request, &result);
-  CheckAnswer(answered, result);
   AuthorizationResult row;
-  ReadResult(id, &row);
+  ReadResult(key.id, request, answered, result, &row);
 
-  InitMaterializedSRF(fcinfo, 0);
   ReturnSetInfo* set = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
   Datum values[] = {Int64GetDatum(row.credential_id), CStringGetTextDatum(row.provider), CStringGetTextDatum(row.owner),
                     row.claims};
@@ -168,7 +179,7 @@ extern "C" Datum token_refresh_discover_provider(PG_FUNCTION_ARGS) {
   DemandResult result = DemandResult::kInternal;
   const bool answered = AwaitSealedRequest(&request, &result);
   DiscoveryAnswer answer;
-  if (!answered || result != DemandResult::kRefreshed || !FetchDiscoveryAnswer(request.id, &answer))
+  if (!FetchDiscoveryAnswer(request.id, &answer))
     ereport(ERROR, (errcode(ERRCODE_CONNECTION_FAILURE), errmsg("issuer \"%s\" could not be asked", text_to_cstring(issuer)),
                     errdetail("%s.", answered ? "The refresher could not do it; see the server log" : "It did not answer in time"),
                     errhint("Give the endpoints as options instead, or try again.")));

@@ -69,12 +69,13 @@ int FindSecondary(const StoredAnswer& stored, char** labels) {
 }
 
 int64_t Store(const CredentialName& name, StoredAnswer* stored) {
-  const int64_t id = WriteCredential(name, SealAnswer, stored, nullptr);
+  const int64_t id = WriteCredential(name, Grant::kSame, SealAnswer, stored, nullptr);
   char* labels[kMostSecondary];
   const int others = stored->options != nullptr ? FindSecondary(*stored, labels) : 0;
   for (int i = 0; i < others; i++) {
     stored->part = i + 1;
-    WriteCredential({name.provider, name.subject, CStringGetTextDatum(labels[i])}, SealAnswer, stored, nullptr);
+    WriteCredential({name.provider, name.subject, CStringGetTextDatum(labels[i])}, Grant::kSame, SealAnswer, stored,
+                    nullptr);
   }
   return id;
 }

@@ -105,11 +105,12 @@ int FindActive(Oid database, RequestSubject subject) {
   return -1;
 }
 
-// Requests that no refresher took in time, and that nobody waits for any more.
+// Requests that nobody waits for any more, and that no refresher took in time, or whose payload was their session's
+// own: nobody else is going to ask for those. A refresher that has taken one finds it gone when it is finished.
 void EndAbandoned(TimestampTz now) {
   for (int i = table->active_count - 1; i >= 0; --i) {
     const RequestSlot& slot = slots[active[i]];
-    const bool abandoned = slot.state == SlotState::kWaiting && slot.wanted_until < now;
+    const bool abandoned = (slot.state == SlotState::kWaiting || slot.payload != 0) && slot.wanted_until < now;
     if (abandoned) EndRequest(active[i], DemandResult::kShuttingDown);
   }
 }

@@ -15,7 +15,10 @@ namespace token_refresh {
 namespace {
 
 constexpr const char* kActivity = "token_refresh: revocations";
-constexpr size_t kMaxUnderWay = 32;
+constexpr size_t kMaxUnderWay = 64;
+constexpr size_t kMaxPerProvider = 8;
+// What is due, and was not taken, is locked, or its provider has no room: that shows by itself.
+constexpr Micros kPauseWhenHeld = 5 * kSecond;
 // A provider that does not answer is told again after 2, 4, 8 ... s, at last once an hour.
 constexpr Micros kFirstPause = 2 * kSecond;
 constexpr Micros kLongestPause = kHour;
@@ -27,11 +30,16 @@ constexpr Micros kTroublePause = 10 * kSecond;
 
 Statement take_revocations = {
     "SELECT t.id, t.provider, t.token, t.sealed_table, t.sealed_row, t.token_type_hint, t.attempts"
-    " FROM token_refresh._take_revocations($1, make_interval(secs => $2)) t",
-    2,
-    {INT4OID, INT4OID},
+    " FROM token_refresh._take_revocations($1, $2, $3, make_interval(secs => $4)) t",
+    4,
+    {INT4OID, INT4OID, TEXTARRAYOID, INT4OID},
     nullptr};
-Statement next_revocation = {"SELECT min(due_at) FROM token_refresh.revocation", 0, {}, nullptr};
+Statement next_revocation = {
+    "SELECT min(n.due_at) FROM token_refresh.provider p,"
+    " LATERAL (SELECT r.due_at FROM token_refresh.revocation r WHERE r.provider = p.name ORDER BY r.due_at LIMIT 1) n",
+    0,
+    {},
+    nullptr};
 Statement settle_revocation = {
     "SELECT token_refresh._settle_revocation($1, $2, $3, make_interval(secs => $4))",
     4,
@@ -58,6 +66,10 @@ void ReadRevocation(HeapTuple tuple, TupleDesc desc, PlainRevocation* row) {
   row->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 7, &is_null));
 }
 
+Datum BusyProviders(const char* const* providers, size_t count) {
+  return MakeArray(static_cast<int>(count), TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(providers[i]); });
+}
+
 const char* OutcomeWord(RevocationOutcome outcome) {
   switch (outcome) {
     case RevocationOutcome::kDone:
@@ -72,7 +84,8 @@ const char* OutcomeWord(RevocationOutcome outcome) {
 
 double PauseSeconds(const RevocationVerdict& verdict, int attempts) {
   const Micros pause = std::min(kFirstPause << std::clamp(attempts - 1, 0, kMostDoublings), kLongestPause);
-  return static_cast<double>(std::max(pause, verdict.retry_after.value_or(0))) / static_cast<double>(kSecond);
+  const Micros wanted = std::max(pause, verdict.retry_after.value_or(0));
+  return static_cast<double>(std::min(wanted, kLongestPause)) / static_cast<double>(kSecond);
 }
 
 RevocationVerdict CannotAsk(RevocationOutcome outcome, std::string message) {
@@ -98,7 +111,7 @@ void RevocationDesk::Serve(Micros now) {
 }
 
 // Those that are under way make room when they end, and look again.
-bool RevocationDesk::MayTake() const { return !draining_ && calls_.in_flight() == 0; }
+bool RevocationDesk::MayTake() const { return !draining_ && under_way_.size() < kMaxUnderWay; }
 
 std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
   std::vector<Revocation> revocations;
@@ -107,8 +120,13 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
   bool none = true;
   TimestampTz next = 0;
   MemoryContextReset(context_);
+  const char* busy[kMaxUnderWay];
+  size_t busy_count = 0;
+  for (const auto& [id, provider] : under_way_) busy[busy_count++] = provider.c_str();
   auto error = RunPostgres(kActivity, [&] {
-    Datum values[] = {Int32GetDatum(static_cast<int32>(kMaxUnderWay)), Int32GetDatum(kLeaseSeconds)};
+    Datum values[] = {Int32GetDatum(static_cast<int32>(kMaxUnderWay - busy_count)),
+                      Int32GetDatum(static_cast<int32>(kMaxPerProvider)), BusyProviders(busy, busy_count),
+                      Int32GetDatum(kLeaseSeconds)};
     const uint64 found = Execute(&take_revocations, values, false);
     MemoryContext previous = MemoryContextSwitchTo(context_);
     for (; count < Min(found, kMaxUnderWay); count++)
@@ -117,7 +135,8 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
     Execute(&next_revocation, nullptr, false);
     next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none));
   });
-  look_at_ = error ? now + kTroublePause : none ? INT64_MAX : FromTimestamp(next);
+  const Micros next_at = none ? INT64_MAX : FromTimestamp(next);
+  look_at_ = error ? now + kTroublePause : next_at <= now ? now + kPauseWhenHeld : next_at;
   for (uint64 i = 0; !error && i < count; i++) {
     const std::string_view token = {VARDATA_ANY(rows[i].token), VARSIZE_ANY_EXHDR(rows[i].token)};
     revocations.push_back({rows[i].id, rows[i].provider, rows[i].sealed_table, rows[i].sealed_row, rows[i].hint,
@@ -127,6 +146,7 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
 }
 
 void RevocationDesk::Begin(const Revocation& revocation) {
+  under_way_[revocation.id] = revocation.provider;
   const std::shared_ptr<const Provider> provider = store_.FindProviderByName(revocation.provider);
   Result<const KeyRing*> ring = LoadKeyRing();
   const auto end = [this, &revocation](RevocationVerdict verdict) {
@@ -154,6 +174,7 @@ void RevocationDesk::Begin(const Revocation& revocation) {
 
 // What cannot be noted is taken up again when its lease is over.
 void RevocationDesk::Settle(const Verdict& verdict) {
+  under_way_.erase(verdict.id);
   auto error = RunPostgres(kActivity, [&] {
     Datum values[] = {Int64GetDatum(verdict.id), CStringGetTextDatum(OutcomeWord(verdict.verdict.outcome)),
                       MessageDatum(verdict.verdict.message), Float8GetDatum(PauseSeconds(verdict.verdict, verdict.attempts))};

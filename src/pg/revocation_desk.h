@@ -2,6 +2,7 @@
 // they have heard it or a day is over. Owned by the refresher worker; C++ code, called outside any transaction.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,7 @@ class RevocationDesk {
   MemoryContext context_;
   Micros look_at_ = 0;
   bool draining_ = false;
+  std::map<int64_t, std::string> under_way_;  // from the id to the provider
   std::vector<Verdict> verdicts_;  // not noted yet
 };
 

@@ -162,7 +162,7 @@ void WriteAllSecondary(const SaveWork& work, const Picked& rows) {
   for (int i = 0; i < rows.count; i++) {
     const Outcome& outcome = work.outcomes[rows.index[i]];
     const CredentialName name = {TextDatum(work.provider_names[rows.index[i]]), TextDatum(outcome.claim.subject), 0};
-    WriteSecondary(name, {&*outcome.tokens, outcome.answered_at}, "refresher");
+    WriteSecondary(name, Grant::kSame, {&*outcome.tokens, outcome.answered_at}, "refresher");
   }
 }
 

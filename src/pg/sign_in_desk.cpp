@@ -1,6 +1,7 @@
 #include "pg/sign_in_desk.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "core/encoding.h"
@@ -32,6 +33,7 @@ const char* OrNull(const std::optional<std::string>& text) { return text.has_val
 DemandResult ResultOfTaking(const char* result) {
   if (strcmp(result, "used") == 0) return DemandResult::kSpent;
   if (strcmp(result, "expired") == 0) return DemandResult::kExpired;
+  if (strcmp(result, "disabled") == 0) return DemandResult::kProviderDisabled;
   return strcmp(result, "other_provider") == 0 ? DemandResult::kOtherProvider : DemandResult::kNotFound;
 }
 
@@ -82,33 +84,58 @@ void SignInDesk::BeginDrain() {
 }
 
 void SignInDesk::Serve(Micros now) {
-  for (const PendingRequest& request : std::exchange(taken_, {})) {
-    const DemandResult refused = draining_ ? DemandResult::kShuttingDown : Begin(request);
-    if (refused != DemandResult::kRefreshed) FinishRequest(database_, request.subject, refused);
+  if (!std::exchange(begun_, true)) {
+    auto error = RunPostgres(kActivity, [] { ForgetUnfinished(); });
+    if (error) Complain("noting what was interrupted", *error);
   }
   sign_ins_.Turn();
+  BeginSome();
   for (SignInResult& result : sign_ins_.TakeFinished()) finished_.push_back({std::move(result), now, 0, now});
   StoreDue(now);
 }
 
+// What has no room waits in the segment of its session, so that it goes when the session goes.
+void SignInDesk::BeginSome() {
+  std::vector<Pending> pending = std::exchange(waiting_for_room_, {});
+  for (const PendingRequest& request : std::exchange(taken_, {})) pending.push_back({request, {}});
+  std::set<std::string> full;
+  for (Pending& next : pending) {
+    if (draining_) {
+      FinishRequest(database_, next.request.subject, DemandResult::kShuttingDown);
+    } else if (full.contains(next.provider)) {
+      waiting_for_room_.push_back(std::move(next));
+    } else if (const DemandResult result = Begin(next); result == DemandResult::kRateLimited) {
+      full.insert(next.provider);
+      waiting_for_room_.push_back(std::move(next));
+    } else if (result != DemandResult::kRefreshed) {
+      FinishRequest(database_, next.request.subject, result);
+    }
+  }
+}
+
 Micros SignInDesk::NextAt() const {
-  Micros next = taken_.empty() ? INT64_MAX : 0;
+  Micros next = taken_.empty() ? sign_ins_.NextTurnAt() : 0;
   for (const Finished& finished : finished_) next = std::min(next, finished.due_at);
   return next;
 }
 
-// kRefreshed: it has begun.
-DemandResult SignInDesk::Begin(const PendingRequest& request) {
+// kRefreshed: it has begun. kRateLimited: there is no room now.
+DemandResult SignInDesk::Begin(Pending& pending) {
+  const PendingRequest& request = pending.request;
   Result<CodePayload> answer = ReadCode(request);
   if (!answer.ok()) {
     if (answer.error().code == ErrorCode::kUnavailable) return DemandResult::kNotFound;
     ReportToLog(WARNING, ("token_refresh refresher: a sign-in cannot be read: " + answer.error().message).c_str());
     return DemandResult::kInternal;
   }
+  pending.provider = answer->at;
+  const std::shared_ptr<const Provider> provider = store_.FindProviderByName(pending.provider);
+  if (provider != nullptr && !sign_ins_.HasRoomFor(*provider)) return DemandResult::kRateLimited;
   MemoryContextReset(context_);
   TakenAuthorization taken = {};
   auto error = RunPostgres(kActivity, [&] {
-    TakeAuthorization(context_, answer->authorization, OrNull(answer->expected_provider), OrNull(answer->iss), &taken);
+    TakeAuthorization(context_, answer->authorization, OrNull(answer->expected_provider), OrNull(answer->iss),
+                      request.subject.id, &taken);
   });
   if (error) Complain("taking up a sign-in", *error);
   if (error) return DemandResult::kInternal;
@@ -117,7 +144,7 @@ DemandResult SignInDesk::Begin(const PendingRequest& request) {
   waiting_[request.subject.id] = answer->authorization;
   SignInRequest sign_in;
   sign_in.id = request.subject.id;
-  sign_in.provider = store_.FindProviderByName(taken.provider);
+  sign_in.provider = provider;
   Result<Secret> verifier = OpenVerifier(taken);
   if (sign_in.provider == nullptr || !verifier.ok()) {
     SignInResult result;
@@ -154,22 +181,28 @@ bool SignInDesk::Store(const Finished& finished, bool last_attempt) {
   const int64_t authorization = waiting_[finished.result.id];
   const SignInResult& result = finished.result;
   const RequestSubject subject = {RequestKind::kCompleteAuthorization, static_cast<int64_t>(result.id)};
+  bool owner_known = false, claims_unusable = false;
   if (result.accepted) {
     const GivenTokens given = {&result.tokens, finished.answered_at};
-    auto error = RunPostgres(kActivity, [&] { FinishAccepted(authorization, result.claims, given); });
+    auto error = RunPostgres(kActivity, [&] { FinishAccepted(authorization, result.claims, given, &owner_known); });
     if (!error) {
       FinishRequest(database_, subject, DemandResult::kRefreshed);
       return true;
     }
     Complain("storing the tokens of a sign-in", *error);
     if (!last_attempt && !IsHopeless(*error)) return false;
+    claims_unusable = !owner_known && ERRCODE_TO_CATEGORY(error->sqlstate) == ERRCODE_DATA_EXCEPTION;
   }
   const std::string access_token = SealRefused(authorization, "access_token", result.tokens.access_token);
   const std::string refresh_token = SealRefused(authorization, "refresh_token", result.tokens.refresh_token);
   const RefusedTokens refused = {access_token, refresh_token};
-  const std::string_view failure = result.accepted ? "not_stored" : std::string_view(result.failure);
+  const std::string_view failure = claims_unusable   ? "claims_unusable"
+                                   : result.accepted ? "not_stored"
+                                                     : std::string_view(result.failure);
   const std::string_view message =
-      result.accepted ? "the tokens could not be stored; see the server log" : std::string_view(result.message);
+      claims_unusable   ? "the claims name nobody in a way that can be used, or the database cannot hold them"
+      : result.accepted ? "the tokens could not be stored; see the server log"
+                        : std::string_view(result.message);
   auto error = RunPostgres(kActivity, [&] { FinishRefused(authorization, failure, message, refused); });
   if (error) Complain("noting that a sign-in has failed", *error);
   revocations_left_ = true;

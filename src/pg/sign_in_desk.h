@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -38,7 +39,13 @@ class SignInDesk {
     Micros due_at = 0;
   };
 
-  DemandResult Begin(const PendingRequest& request);
+  struct Pending {
+    PendingRequest request;
+    std::string provider;  // empty: it has not been looked at
+  };
+
+  void BeginSome();
+  DemandResult Begin(Pending& pending);
   void StoreDue(Micros now);
   bool Store(const Finished& finished, bool last_attempt);
 
@@ -47,9 +54,11 @@ class SignInDesk {
   const Clock& clock_;
   SignIns sign_ins_;
   MemoryContext context_;
+  bool begun_ = false;
   bool draining_ = false;
   bool revocations_left_ = false;
   std::vector<PendingRequest> taken_;
+  std::vector<Pending> waiting_for_room_;
   std::map<uint64_t, int64_t> waiting_;  // from the id of the request to that of the row
   std::vector<Finished> finished_;
 };

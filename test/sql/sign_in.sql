@@ -37,7 +37,7 @@ SELECT pg_temp.begun('op', redirect_uri => 'https://app.example.com/cb?a=b&c=d e
 SELECT pg_temp.begun('op', redirect_uri => 'https://app.example.com/cb?a=b&c=%20');
 SELECT pg_temp.begun('plain', 'alice', label => repeat('l', 200));
 SELECT pg_temp.begun('info');
-SELECT pg_temp.begun('info', params => '{"prompt": "none", "access_type": null, "login_hint": "a&b=c#d", "x": "\u00fc"}');
+SELECT pg_temp.begun('info', params => '{"max_age": null, "prompt": "none", "access_type": null, "login_hint": "a&b=c#d", "x": "\u00fc"}');
 SELECT pg_temp.begun('clash', 'alice');
 SELECT pg_temp.begun('clash', 'alice', scope => 'y');
 
@@ -124,7 +124,9 @@ SELECT pg_temp.begun('plain', 'alice', params => '{"code_challenge": null}');
 SELECT pg_temp.begun('plain', 'alice', params => '{"code_challenge": null, "code_challenge_method": null}');
 SELECT pg_temp.begun('plain', 'alice', params => '{"State": "x", "scope": "y"}');
 SELECT pg_temp.begun('op', params => '{"scope": "email"}');
-SELECT pg_temp.begun('plain', 'alice', params => '{"request": "x", "request_uri": "https://evil.example.com", "response_mode": "fragment"}');
+SELECT pg_temp.begun('plain', 'alice', params => '{"request": "x"}');
+SELECT pg_temp.begun('plain', 'alice', params => '{"request_uri": "https://evil.example.com"}');
+SELECT pg_temp.begun('plain', 'alice', params => '{"response_mode": "fragment"}');
 
 -- max_age is verified in the id_token, so it has to be a number of seconds.
 SELECT pg_temp.begun('op', params => '{"max_age": "0"}');
@@ -224,7 +226,7 @@ SELECT count(*) FROM authorization_request;
 SELECT count(*) FROM revocation;
 SELECT count(*) FROM discovery;
 SELECT count(*) FROM credential;
-SELECT _take_authorization(1, NULL, NULL);
+SELECT _take_authorization(1, NULL, NULL, 1);
 SELECT _make_authorization('a', '{}', 'b', 'c', '{}');
 SELECT _queue_revocation('op', 'a', '', '\x00', 'a', 'b', 'access_token');
 RESET ROLE;

@@ -172,7 +172,7 @@ subtest 'who it is, without an id_token' => sub {
     is(sql("SELECT c.claims ->> 'sub' FROM " . complete(%answer) . ' c'), '4711', 'a number, where the option says');
     $server->control(down => ['/userinfo']);
     %answer = authorize($node, $server, 'idp');
-    refused('no answer there', '28000|08006', 'userinfo_failed', %answer);
+    refused('no answer there', '08006', 'userinfo_unavailable', %answer);
     %answer = authorize($node, $server, 'idp', subject => 'user 7', label => 'mail');
     is(sql("SELECT c.subject, c.claims FROM " . complete(%answer) . ' c'), 'user 7|{}', 'a subject that was given needs no claims');
     is(sql(q{SELECT count(*) FROM token_refresh.credential WHERE subject = 'user 7' AND label = 'mail'}), '1', '... and has its credential under the label');

@@ -115,7 +115,7 @@ TEST(AuthorizationUrlTest, TheCallChangesWhatTheProviderSays) {
 
 TEST(AuthorizationUrlTest, WhatTiesTheAnswerToTheRequestIsFixed) {
   const std::vector<std::optional<std::string>> changes = {"other", std::nullopt};
-  for (const char* name : {"state", "response_type", "client_id", "redirect_uri", "nonce"}) {
+  for (const char* name : {"state", "response_type", "client_id", "redirect_uri", "nonce", "request", "request_uri"}) {
     for (const std::optional<std::string>& value : changes) {
       const std::string message =
           "authorization parameter \"" + std::string(name) + "\" can be neither replaced nor removed";

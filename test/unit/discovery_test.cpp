@@ -68,7 +68,7 @@ TEST(DiscoveryDocumentTest, BecomesOptions) {
       Document(std::string(kToken) +
                R"(,"authorization_endpoint":"https://idp.example/auth?a=b","revocation_endpoint":"https://r.example/",
           "introspection_endpoint":"https://i.example/","userinfo_endpoint":"https://u.example/",
-          "jwks_uri":"http://127.0.0.1:3000/jwks","registration_endpoint":"https://x.example/","scopes_supported":[])");
+          "jwks_uri":"https://k.example/jwks","registration_endpoint":"https://x.example/","scopes_supported":[])");
   const std::string options = Discovered(document);
   const auto read = ParseSecretJson(options);
   ASSERT_TRUE(read.has_value()) << options;
@@ -83,17 +83,34 @@ TEST(DiscoveryDocumentTest, BecomesOptions) {
   EXPECT_EQ(text("revocation_endpoint"), "https://r.example/");
   EXPECT_EQ(text("introspection_endpoint"), "https://i.example/");
   EXPECT_EQ(text("userinfo_endpoint"), "https://u.example/");
-  EXPECT_EQ(text("jwks_uri"), "http://127.0.0.1:3000/jwks");
+  EXPECT_EQ(text("jwks_uri"), "https://k.example/jwks");
   // It is read as options are.
   EXPECT_TRUE(ParseProviderOptions(options, false));
 }
 
 TEST(DiscoveryDocumentTest, LeavesOutWhatCannotBeTrusted) {
   for (const char* url : {"\"http://idp.example/jwks\"", "\"ftp://idp.example/\"", "\"\"", "null", "7", "[]",
+                          "\"http://127.0.0.1:3000/jwks\"", "\"https://localhost/jwks\"", "\"https://[::1]/jwks\"",
                           "\"/jwks\"", "\"https://idp.example/#a\"", "\"https://u:p@idp.example/\""}) {
     EXPECT_EQ(Besides("\"jwks_uri\":" + std::string(url)), "{,}") << url;
   }
   EXPECT_NE(Besides(R"("jwks_uri":"http://idp.example/jwks")", {kIssuer, true, true}), "{,}");
+}
+
+TEST(DiscoveryDocumentTest, AnIssuerOfThisMachineMayNameIt) {
+  const std::string document =
+      R"({"issuer":"http://127.0.0.1:3000","token_endpoint":"http://127.0.0.1:3000/token","jwks_uri":"http://[::1]/k"})";
+  const DiscoveredOptions read = ReadDiscoveryDocument(document, {"http://127.0.0.1:3000"});
+  EXPECT_NE(read.options.find("\"http://127.0.0.1:3000/token\""), std::string::npos) << read.message;
+  EXPECT_NE(read.options.find("\"http://[::1]/k\""), std::string::npos);
+}
+
+TEST(DiscoveryDocumentTest, AClientKeepsItsMethod) {
+  const std::string methods = R"("token_endpoint_auth_methods_supported":["client_secret_post","none"])";
+  EXPECT_NE(Besides(methods).find("client_secret_post"), std::string::npos);
+  DiscoveryRules rules{kIssuer};
+  rules.auth_method = "client_secret_jwt";
+  EXPECT_NE(Besides(methods, rules).find("client_secret_jwt"), std::string::npos);
 }
 
 TEST(DiscoveryDocumentTest, TheIssuerIsTheOneThatWasAsked) {
@@ -128,7 +145,7 @@ TEST(DiscoveryDocumentTest, ChoosesHowTheClientAuthenticates) {
   EXPECT_EQ(chosen("\"client_secret_post\"", true), "(none)");
   EXPECT_EQ(chosen(R"(["client_secret_post","client_secret_basic"])", true), "client_secret_basic");
   EXPECT_EQ(chosen(R"(["none","client_secret_post"])", true), "client_secret_post");
-  EXPECT_EQ(chosen(R"(["none"])", true), "none");
+  EXPECT_EQ(chosen(R"(["none","private_key_jwt"])", true), "(none)");
   EXPECT_EQ(chosen(R"(["private_key_jwt",7])", true), "(none)");
   EXPECT_EQ(chosen(R"(["client_secret_basic"])", false), "none");
   EXPECT_EQ(chosen("", false), "none");

@@ -57,18 +57,27 @@ TEST(RevocationTest, ATokenThatIsNotKnownIsDead) {
   EXPECT_EQ(Read(MakeResponse(400, R"({"error":"invalid_token"})")).outcome, RevocationOutcome::kDone);
   EXPECT_EQ(Read(MakeResponse(400, "error=invalid_token")).outcome, RevocationOutcome::kDone);
   // Of another status it may be about the client's own.
-  EXPECT_EQ(Read(MakeResponse(401, R"({"error":"invalid_token"})")).outcome, RevocationOutcome::kRefused);
-  EXPECT_EQ(Read(MakeResponse(400, R"({"error":["invalid_token"]})")).outcome, RevocationOutcome::kRefused);
+  EXPECT_EQ(Read(MakeResponse(401, R"({"error":"invalid_token"})")).outcome, RevocationOutcome::kRetry);
+  EXPECT_EQ(Read(MakeResponse(400, R"({"error":["invalid_token"]})")).outcome, RevocationOutcome::kRetry);
 }
 
 TEST(RevocationTest, RefusalsAreFinal) {
-  for (const int status : {400, 401, 403, 404, 405}) {
-    const RevocationVerdict verdict =
-        Read(MakeResponse(status, R"({"error":"invalid_client","error_description":"no fake/refresh here"})"));
-    EXPECT_EQ(verdict.outcome, RevocationOutcome::kRefused);
-    EXPECT_EQ(verdict.message, "HTTP " + std::to_string(status) + " invalid_client: no [redacted] here");
-    EXPECT_FALSE(verdict.retry_after.has_value());
+  const RevocationVerdict verdict =
+      Read(MakeResponse(400, R"({"error":"unsupported_token_type","error_description":"no fake/refresh here"})"));
+  EXPECT_EQ(verdict.outcome, RevocationOutcome::kRefused);
+  EXPECT_EQ(verdict.message, "HTTP 400 unsupported_token_type: no [redacted] here");
+  EXPECT_FALSE(verdict.retry_after.has_value());
+}
+
+// A secret that is being changed, a proxy, a page of maintenance.
+TEST(RevocationTest, WhatDoesNotSpeakOfTheTokenIsTriedAgain) {
+  for (const int status : {401, 403, 404, 405, 408, 425}) {
+    const RevocationVerdict verdict = Read(MakeResponse(status, R"({"error":"unsupported_token_type"})"));
+    EXPECT_EQ(verdict.outcome, RevocationOutcome::kRetry) << status;
+    EXPECT_EQ(verdict.message, "HTTP " + std::to_string(status) + " unsupported_token_type");
   }
+  for (const char* body : {R"({"error":"invalid_client"})", R"({"error":"temporarily_unavailable"})", "", "<html>"})
+    EXPECT_EQ(Read(MakeResponse(400, body)).outcome, RevocationOutcome::kRetry) << body;
   EXPECT_EQ(Read(MakeResponse(404, "<html>")).message, "HTTP 404: the answer is a page of HTML or XML");
 }
 

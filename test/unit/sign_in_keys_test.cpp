@@ -72,15 +72,28 @@ TEST_F(SignInKeysTest, AnUnknownKeyIsNotAskedForAllTheTime) {
     clock_.Advance(JwksCache::kUnknownKeyHold / 5);
     sign_ins_->Begin(Request());
     AnswerToken(Sign(EdDsa("unknown"), Claims()));
-    EXPECT_EQ(Finish().failure, "id_token_unknown_key");
   }
   EXPECT_EQ(transport_.CountOf(kKeysUrl), 1u);
-  clock_.Advance(JwksCache::kUnknownKeyHold);
-  sign_ins_->Begin(Request());
-  AnswerToken(Sign(EdDsa("unknown"), Claims()));
+  EXPECT_EQ(sign_ins_->unfinished(), 4u);
+  EXPECT_EQ(sign_ins_->NextTurnAt(), clock_.Now() + JwksCache::kUnknownKeyHold / 5);
+  clock_.Advance(JwksCache::kUnknownKeyHold / 5);
+  sign_ins_->Turn();
+  EXPECT_EQ(sign_ins_->NextTurnAt(), INT64_MAX);
   AnswerKeys(Jwks({EdDsa("known")}));
-  EXPECT_EQ(Finish().failure, "id_token_unknown_key");
+  const std::vector<SignInResult> finished = sign_ins_->TakeFinished();
+  ASSERT_EQ(finished.size(), 4u);
+  for (const SignInResult& result : finished) EXPECT_EQ(result.failure, "id_token_unknown_key");
   EXPECT_EQ(transport_.CountOf(kKeysUrl), 2u);
+}
+
+TEST_F(SignInKeysTest, AKeyThatIsPublishedRightAfterAFetchIsWaitedFor) {
+  EXPECT_EQ(Outcome(Sign(EdDsa("old"), Claims()), Jwks({EdDsa("old")})), Claims());
+  sign_ins_->Begin(Request());
+  AnswerToken(Sign(EdDsa("new"), Claims()));
+  clock_.Advance(JwksCache::kUnknownKeyHold);
+  sign_ins_->Turn();
+  AnswerKeys(Jwks({EdDsa("new")}));
+  EXPECT_TRUE(Finish().accepted);
 }
 
 TEST_F(SignInKeysTest, WithoutKeysNobodySignsIn) {

@@ -170,6 +170,10 @@ TEST_F(SignInTest, UserinfoFails) {
   AnswerToken("");
   transport_.Answer(kUserinfoUrl, 200, "{}");
   EXPECT_EQ(Finish().failure, "userinfo_failed");
+  sign_ins_->Begin(PlainRequest());
+  AnswerToken("");
+  transport_.Answer(kUserinfoUrl, 503, "");
+  EXPECT_EQ(Finish().failure, "userinfo_unavailable");
 }
 
 TEST_F(SignInTest, NobodyCanSayWhoItIs) {
@@ -234,6 +238,49 @@ TEST_F(SignInTest, DefaultsHoldForEveryRequest) {
   sign_ins_->Begin(PlainRequest());
   AnswerToken("");
   EXPECT_EQ(transport_.Find(kUserinfoUrl)->timeout, 3 * kSecond);
+}
+
+TEST_F(SignInTest, TheFirstRefreshTokenIsNotIgnored) {
+  provider_->options.keep_refresh_token = true;
+  SignInRequest request = PlainRequest();
+  request.claims_needed = false;
+  sign_ins_->Begin(std::move(request));
+  AnswerToken("");
+  EXPECT_EQ(Finish().tokens.refresh_token.view(), "fake-refresh");
+}
+
+// A provider gets as many places as are left to the others.
+TEST_F(SignInTest, NoProviderTakesTheLastPlace) {
+  sign_ins_ = std::make_unique<SignIns>(transport_, clock_, 8);
+  const auto begin_all = [&](const char* name) {
+    auto provider = std::make_shared<Provider>();
+    provider->name = name;
+    provider->options.token_endpoint = kTokenUrl;
+    int begun = 0;
+    for (; sign_ins_->HasRoomFor(*provider); ++begun) {
+      SignInRequest request = PlainRequest();
+      request.provider = provider;
+      request.claims_needed = false;
+      sign_ins_->Begin(std::move(request));
+    }
+    return begun;
+  };
+  EXPECT_EQ(begin_all("a"), 4);
+  EXPECT_EQ(begin_all("b"), 2);
+  EXPECT_EQ(begin_all("c"), 1);
+  EXPECT_EQ(begin_all("a"), 0);
+  for (int i = 0; i < 4; ++i) AnswerToken("");
+  EXPECT_EQ(begin_all("b"), 2);
+  EXPECT_EQ(begin_all("a"), 2);
+}
+
+TEST_F(SignInTest, AProviderMayHaveALimitOfItsOwn) {
+  provider_->options.max_in_flight = 1;
+  EXPECT_TRUE(sign_ins_->HasRoomFor(*provider_));
+  sign_ins_->Begin(Request());
+  EXPECT_FALSE(sign_ins_->HasRoomFor(*provider_));
+  AnswerToken("");
+  EXPECT_TRUE(sign_ins_->HasRoomFor(*provider_));
 }
 
 TEST_F(SignInTest, IdsMayRepeat) {
