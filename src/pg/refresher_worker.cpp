@@ -260,7 +260,8 @@ void LeaveIfDrained(Worker* worker) {
   if (unfinished != 0 && worker->clock.Now() < worker->drain_until) return;
   if (unfinished != 0)
     ereport(LOG, (errmsg("token_refresh refresher: leaves with %zu answers outstanding", unfinished),
-                  errdetail("What was not answered, or could not be stored, is asked again when it is back.")));
+                  errdetail("What was not answered, or could not be stored, is asked again when it is back; sign-ins are to be "
+                            "begun again.")));
   Step([&] {
     worker->desks->Leave();
     return Ok();
