@@ -20,9 +20,10 @@ import './node_compat.mjs';
 import { randomBytes, randomInt, generateKeyPairSync } from 'node:crypto';
 import { renameSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { Provider } from 'oidc-provider';
 import { MapAdapter } from './map_adapter.mjs';
 import { answerInteraction, isInteraction } from './sign_in_pages.mjs';
+
+const { Provider } = await import('oidc-provider');
 
 const accessTokenTtl = Number(process.env.ACCESS_TOKEN_TTL ?? 60);
 const scope = 'openid offline_access';
