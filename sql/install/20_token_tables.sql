@@ -22,12 +22,16 @@ CREATE TABLE credential (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     captured jsonb,
+    client_id text CHECK (length(client_id) BETWEEN 1 AND 1000),
+    client_secret bytea CHECK (client_secret IS NULL OR client_id IS NOT NULL),
     CONSTRAINT credential_identity UNIQUE (provider, subject, label)
 ) WITH (fillfactor = 70);
-ALTER TABLE credential ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;
+ALTER TABLE credential ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL, ALTER client_secret SET STORAGE EXTERNAL;
 COMMENT ON TABLE credential IS 'the tokens one subject holds at one provider; SELECT on it, and row-level security, decide who may read which access token';
 COMMENT ON COLUMN credential.access_token IS 'sealed; get_access_token opens it';
 COMMENT ON COLUMN credential.refresh_token IS 'sealed; opened by the refresher only. Of a provider without refresh tokens, what is presented in their place';
+COMMENT ON COLUMN credential.client_id IS 'the client that these tokens were given to (RFC 7591); NULL: the provider''s';
+COMMENT ON COLUMN credential.client_secret IS 'sealed; of client_id. NULL: a public client';
 COMMENT ON COLUMN credential.captured IS 'what the provider''s answers have given of its option captured_fields; no secret';
 
 CREATE TABLE token_table (
@@ -63,6 +67,7 @@ COMMENT ON COLUMN token_table.status_values IS 'from our word to the text of the
 INSERT INTO token_table (relation, key_columns, columns, cipher, alias) VALUES ('@extschema@.credential', '{id}',
     '{"provider": "provider", "subject": "subject", "label": "label",
       "access_token": "access_token", "refresh_token": "refresh_token", "token_type": "token_type", "scope": "scope", "captured": "captured",
+      "client_id": "client_id", "client_secret": "client_secret",
       "issued_at": "issued_at", "expires_at": "expires_at", "refresh_expires_at": "refresh_expires_at",
       "status": "status", "last_error": "last_error", "refreshed_at": "refreshed_at", "updated_at": "updated_at"}',
     'native', 'credential');

@@ -51,13 +51,18 @@ CREATE TABLE revocation (
     due_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     give_up_at timestamptz NOT NULL DEFAULT clock_timestamp() + interval '1 day',
     under_way boolean NOT NULL DEFAULT false,
-    message text
+    message text,
+    client_id text,
+    client_secret bytea,
+    client_row text
 );
 CREATE INDEX revocation_due ON revocation (provider, due_at);
 CREATE INDEX revocation_under_way ON revocation (id) WHERE under_way;
 ALTER TABLE revocation ALTER token SET STORAGE EXTERNAL;
 COMMENT ON TABLE revocation IS 'tokens of disconnected credentials, sealed, that their provider is yet to be told of (RFC 7009); tried for a day';
 COMMENT ON COLUMN revocation.under_way IS 'the refresher is telling the provider; due again when that should long be over';
+COMMENT ON COLUMN revocation.client_id IS 'of the credential itself; NULL: the provider''s client is meant';
+COMMENT ON COLUMN revocation.client_row IS 'the row of credential that client_secret is sealed for';
 COMMENT ON COLUMN revocation.message IS 'how the last attempt went; no secret';
 
 -- How an answer of the refresher reaches the session that asked: by what is committed.

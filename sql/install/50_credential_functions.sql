@@ -4,9 +4,10 @@
 -- search_path, so none is set, which would cost more than the look-up itself.
 ------------------------------------------------------------------------------
 
-CREATE FUNCTION store_credential(provider text, subject text, token_response jsonb, label text DEFAULT '') RETURNS bigint
+CREATE FUNCTION store_credential(provider text, subject text, token_response jsonb, label text DEFAULT '',
+                                 client_id text DEFAULT NULL, client_secret text DEFAULT NULL) RETURNS bigint
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_store_credential';
-COMMENT ON FUNCTION store_credential(text, text, jsonb, text) IS 'stores what a token endpoint answered, sealed, under provider, subject and label; replaces what was there';
+COMMENT ON FUNCTION store_credential(text, text, jsonb, text, text, text) IS 'stores what a token endpoint answered, sealed, under provider, subject and label; replaces what was there. With the client that it was answered to, if that is not the provider''s';
 
 CREATE FUNCTION get_access_token(provider text, subject text, label text DEFAULT '', min_validity interval DEFAULT NULL) RETURNS text
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_get_access_token';

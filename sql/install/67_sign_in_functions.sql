@@ -123,7 +123,8 @@ COMMENT ON FUNCTION _forget_unfinished() IS 'internal: for a refresher that begi
 -- What is due, and is not tried again within the lease. busy: the provider of each that is under way; per_provider of one
 -- at most, so that one that does not answer keeps nobody waiting.
 CREATE FUNCTION _take_revocations(at_most integer, per_provider integer, busy text[], lease interval)
-RETURNS TABLE (id bigint, provider text, token bytea, sealed_table text, sealed_row text, token_type_hint text, attempts integer)
+RETURNS TABLE (id bigint, provider text, token bytea, sealed_table text, sealed_row text, token_type_hint text, attempts integer,
+               client_id text, client_secret bytea, client_row text)
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 UPDATE @extschema@.revocation r SET due_at = clock_timestamp() + lease, attempts = r.attempts + 1, under_way = true
     FROM (SELECT d.id FROM @extschema@.provider p, LATERAL (
@@ -131,7 +132,8 @@ UPDATE @extschema@.revocation r SET due_at = clock_timestamp() + lease, attempts
               LIMIT greatest(per_provider - (SELECT count(*) FROM unnest(busy) b WHERE b = p.name), 0) FOR UPDATE SKIP LOCKED) d
           ORDER BY d.due_at LIMIT at_most) due
     WHERE r.id = due.id
-    RETURNING r.id, r.provider, r.token, r.sealed_table, r.sealed_row, r.token_type_hint, r.attempts
+    RETURNING r.id, r.provider, r.token, r.sealed_table, r.sealed_row, r.token_type_hint, r.attempts,
+              r.client_id, r.client_secret, r.client_row
 $$;
 COMMENT ON FUNCTION _take_revocations(integer, integer, text[], interval) IS 'internal: for the refresher, which is about to revoke them';
 
@@ -160,13 +162,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION _settle_revocation(bigint, text, text, interval) IS 'internal: what has become of a revocation';
 
-CREATE FUNCTION _queue_revocation(provider text, subject text, label text, token bytea, sealed_table text, sealed_row text, hint text) RETURNS void
+CREATE FUNCTION _queue_revocation(provider text, subject text, label text, token bytea, sealed_table text, sealed_row text, hint text,
+                                  client_id text DEFAULT NULL, client_secret bytea DEFAULT NULL, client_row text DEFAULT NULL) RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-INSERT INTO @extschema@.revocation (provider, subject, label, token, sealed_table, sealed_row, token_type_hint)
-    SELECT p.name, subject, label, token, sealed_table, sealed_row, hint
-    FROM @extschema@.provider p WHERE p.name = provider AND p.effective_options ? 'revocation_endpoint' AND token IS NOT NULL
+INSERT INTO @extschema@.revocation (provider, subject, label, token, sealed_table, sealed_row, token_type_hint, client_id, client_secret, client_row)
+    SELECT p.name, subject, label, token, sealed_table, sealed_row, hint, _queue_revocation.client_id, _queue_revocation.client_secret, client_row
+    FROM @extschema@.provider p WHERE p.name = _queue_revocation.provider AND p.effective_options ? 'revocation_endpoint' AND token IS NOT NULL
 $$;
-COMMENT ON FUNCTION _queue_revocation(text, text, text, bytea, text, text, text) IS 'internal: has the refresher revoke a token, if the provider can';
+COMMENT ON FUNCTION _queue_revocation(text, text, text, bytea, text, text, text, text, bytea, text) IS 'internal: has the refresher revoke a token, if the provider can';
 
 CREATE FUNCTION _tidy_sign_ins() RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
@@ -214,6 +217,10 @@ BEGIN
     IF its_provider.effective_options @> '{"enabled": false}' THEN
         RAISE EXCEPTION 'provider "%" is disabled', provider
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See its option "enabled".';
+    END IF;
+    IF its_provider.client_id IS NULL THEN
+        RAISE EXCEPTION 'provider "%" has no client_id', provider
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Where each credential has a client of its own, the application signs its users in, and stores what it was answered.';
     END IF;
     wanted_scope := coalesce(scope, its_provider.effective_options ->> 'scope');
     SELECT m.* INTO made FROM @extschema@._make_authorization(its_provider.client_id, its_provider.effective_options, redirect_uri,

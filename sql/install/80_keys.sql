@@ -24,7 +24,7 @@ FROM (SELECT 'provider' AS place, @extschema@._envelope_key(s) AS key_id
           FROM @extschema@.provider, LATERAL unnest(ARRAY[client_secret, previous_client_secret]) s WHERE s IS NOT NULL
       UNION ALL
       SELECT 'credential', @extschema@._envelope_key(s)
-          FROM @extschema@.credential, LATERAL unnest(ARRAY[access_token, refresh_token]) s WHERE s IS NOT NULL
+          FROM @extschema@.credential, LATERAL unnest(ARRAY[access_token, refresh_token, client_secret]) s WHERE s IS NOT NULL
       UNION ALL
       SELECT 'parked_result', @extschema@._envelope_key(s)
           FROM @extschema@.parked_result, LATERAL unnest(ARRAY[access_token, refresh_token, replaces_refresh_token]) s WHERE s IS NOT NULL
@@ -86,8 +86,11 @@ BEGIN
         WHERE a.used_at IS NULL AND substring(a.code_verifier, 2, 8) <> sealing
           AND @extschema@._reseal('token_refresh.authorization_request', encode(a.state_hash, 'hex'), 'code_verifier', a.code_verifier) <> a.code_verifier;
     GET DIAGNOSTICS sign_ins = ROW_COUNT;
-    UPDATE @extschema@.revocation v SET token = @extschema@._reseal(v.sealed_table, v.sealed_row, v.token_type_hint, v.token)
-        WHERE substring(v.token, 2, 8) <> sealing AND @extschema@._reseal(v.sealed_table, v.sealed_row, v.token_type_hint, v.token) <> v.token;
+    UPDATE @extschema@.revocation v SET token = @extschema@._reseal(v.sealed_table, v.sealed_row, v.token_type_hint, v.token),
+        client_secret = @extschema@._reseal('token_refresh.credential', v.client_row, 'client_secret', v.client_secret)
+        WHERE substring(v.token, 2, 8) <> sealing AND @extschema@._reseal(v.sealed_table, v.sealed_row, v.token_type_hint, v.token) <> v.token
+           OR substring(v.client_secret, 2, 8) <> sealing
+              AND @extschema@._reseal('token_refresh.credential', v.client_row, 'client_secret', v.client_secret) <> v.client_secret;
     GET DIAGNOSTICS revocations = ROW_COUNT;
     RETURN providers + parked + signing + session_secrets + sign_ins + revocations;
 END $$;
@@ -106,12 +109,15 @@ BEGIN
     PERFORM @extschema@._own_writes(true);
     UPDATE @extschema@.credential c SET
         access_token = @extschema@._reseal('token_refresh.credential', c.id::text, 'access_token', c.access_token),
-        refresh_token = @extschema@._reseal('token_refresh.credential', c.id::text, 'refresh_token', c.refresh_token)
+        refresh_token = @extschema@._reseal('token_refresh.credential', c.id::text, 'refresh_token', c.refresh_token),
+        client_secret = @extschema@._reseal('token_refresh.credential', c.id::text, 'client_secret', c.client_secret)
         WHERE c.id > last_id AND c.id <= next_id
           AND (substring(c.access_token, 2, 8) <> sealing
                AND @extschema@._reseal('token_refresh.credential', c.id::text, 'access_token', c.access_token) <> c.access_token
             OR substring(c.refresh_token, 2, 8) <> sealing
-               AND @extschema@._reseal('token_refresh.credential', c.id::text, 'refresh_token', c.refresh_token) <> c.refresh_token);
+               AND @extschema@._reseal('token_refresh.credential', c.id::text, 'refresh_token', c.refresh_token) <> c.refresh_token
+            OR substring(c.client_secret, 2, 8) <> sealing
+               AND @extschema@._reseal('token_refresh.credential', c.id::text, 'client_secret', c.client_secret) <> c.client_secret);
     GET DIAGNOSTICS resealed = ROW_COUNT;
     PERFORM @extschema@._own_writes(false);
     last_id := next_id;

@@ -44,12 +44,15 @@ struct RefreshTiming {
   std::optional<Micros> default_expires_in;
   std::optional<Micros> keep_alive;      // refresh at least that often
   Micros min_interval = 0;               // never refresh more often
+  bool introspects = false;  // a token of which no answer has told when it expires is asked about (RFC 7662)
 };
 
 struct ProviderOptions {
   std::string token_endpoint;
   std::string refresh_endpoint;  // where to refresh, when it is not token_endpoint
   std::string revocation_endpoint, introspection_endpoint, authorization_endpoint, userinfo_endpoint;
+  // RFC 7591: where each credential may have a client of its own, so that the provider needs none.
+  std::string registration_endpoint;
   std::string issuer, jwks_uri;
   ClientAuthMethod auth_method = ClientAuthMethod::kClientSecretBasic;
   BasicEncoding basic_encoding = BasicEncoding::kRfc6749;

@@ -59,7 +59,7 @@ struct AssertionOptions {
 };
 
 enum class LifetimeUnit { kSeconds, kMilliseconds };
-enum class ExpirySource { kResponse, kJwt };
+enum class ExpirySource { kResponse, kIntrospection, kJwt };
 
 // One more pair of tokens in the same answer.
 struct SecondaryTokenOption {

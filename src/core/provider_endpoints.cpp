@@ -21,6 +21,7 @@ constexpr Endpoint kEndpoints[] = {
     {"introspection_endpoint", &ProviderOptions::introspection_endpoint, true},
     {"authorization_endpoint", &ProviderOptions::authorization_endpoint, false},
     {"userinfo_endpoint", &ProviderOptions::userinfo_endpoint, true},
+    {"registration_endpoint", &ProviderOptions::registration_endpoint, false},
     {"issuer", &ProviderOptions::issuer, false},
     {"jwks_uri", &ProviderOptions::jwks_uri, false},
 };
@@ -82,6 +83,7 @@ std::vector<OptionRow> EndpointOptionRows() {
       {{"introspection_endpoint", kUrl}, SetUrl<&O::introspection_endpoint>},
       {{"authorization_endpoint", kUrl}, SetUrl<&O::authorization_endpoint>},
       {{"userinfo_endpoint", kUrl}, SetUrl<&O::userinfo_endpoint>},
+      {{"registration_endpoint", kUrl}, SetUrl<&O::registration_endpoint>},
       {{"issuer", kUrl}, SetUrl<&O::issuer>},
       {{"jwks_uri", kUrl}, SetUrl<&O::jwks_uri>},
   };

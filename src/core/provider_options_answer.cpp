@@ -76,7 +76,9 @@ Status SetExpiresInUnit(std::string_view key, const SecretJson& value, ProviderO
 }
 
 Status SetExpirySource(std::string_view key, const SecretJson& value, ProviderOptions& options) {
-  return SetWord(key, value, {"response", "jwt"}, options.answer.expiry_source);
+  Status status = SetWord(key, value, {"response", "introspection", "jwt"}, options.answer.expiry_source);
+  options.timing.introspects = options.answer.expiry_source == ExpirySource::kIntrospection;
+  return status;
 }
 
 // What is captured is not sealed.
@@ -171,6 +173,9 @@ std::vector<OptionRow> AnswerOptionRows() {
 Status CheckAnswerOptions(const ProviderOptions& options) {
   if (options.answer.success_value.has_value() && options.answer.success_pointer.empty()) {
     return OptionError("success_value", "needs option \"success_pointer\"");
+  }
+  if (options.timing.introspects && options.introspection_endpoint.empty()) {
+    return OptionError("expiry_source", "is \"introspection\", which needs option \"introspection_endpoint\"");
   }
   return Ok();
 }

@@ -172,6 +172,7 @@ Status CheckProviderClient(const ProviderOptions& options, bool has_client_id, b
   if (options.token_endpoint.empty()) {
     return Invalid("option \"token_endpoint\" is missing", "Give options.token_endpoint, or a preset that has one.");
   }
+  if (!has_client_id && !options.registration_endpoint.empty()) return Ok();
   if (!has_client_id) return Invalid("client_id is needed" + MethodReason(options));
   if (IsTlsMethod(options.auth_method) && options.client_certificate.empty()) {
     return Invalid("option \"client_certificate\" is needed" + MethodReason(options));

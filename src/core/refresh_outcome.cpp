@@ -87,16 +87,46 @@ void PlanNextTry(Outcome& outcome, const AnswerContext& context) {
   }
 }
 
+RefreshTiming TimingOf(const Claim& claim, const AnswerContext& context) {
+  RefreshTiming timing = context.provider.options.timing;
+  if (claim.refresh_margin) timing.refresh_margin = claim.refresh_margin;
+  return timing;
+}
+
+std::optional<Micros> NextDueAt(const RefreshTiming& timing, const TokenTimes& times, const AnswerContext& context) {
+  const std::optional<Micros> due_at = DueAt(timing, context.refresh_margin, times, context.jitter);
+  return due_at ? std::max(*due_at, context.now + kMinimumRefreshGap) : due_at;
+}
+
+Outcome LearnedOutcome(Claim claim, Micros expires_in, std::string remark, const AnswerContext& context) {
+  const RefreshTiming timing = TimingOf(claim, context);
+  Outcome outcome = StartOutcome(std::move(claim), context.now);
+  outcome.introspected = true;
+  outcome.attempts = 0;
+  outcome.remark = std::move(remark);
+  outcome.expires_at = context.now + expires_in;
+  TokenTimes times;
+  times.issued_at = context.now;
+  times.expires_at = outcome.expires_at;
+  times.refresh_expires_at = outcome.claim.refresh_expires_at;
+  outcome.due_at = NextDueAt(timing, times, context);
+  return outcome;
+}
+
+bool IsJustRefreshed(const Claim& claim, Micros now) {
+  return claim.last_refreshed_at && now - *claim.last_refreshed_at < kBelievedActive;
+}
+
 }  // namespace
 
 Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& context) {
-  RefreshTiming timing = context.provider.options.timing;
-  if (claim.refresh_margin) timing.refresh_margin = claim.refresh_margin;
+  const RefreshTiming timing = TimingOf(claim, context);
   const Micros now = context.now;
   Outcome outcome = StartOutcome(std::move(claim), now);
   outcome.attempts = 0;
   outcome.lost_response = false;
-  outcome.expires_at = now + tokens.expires_in.value_or(timing.default_expires_in.value_or(kAssumedLifetime));
+  outcome.expires_at = now + tokens.expires_in.value_or(AssumedLifetime(timing));
+  outcome.expiry_assumed = timing.introspects && !tokens.expires_in;
   if (tokens.refresh_expires_in) outcome.refresh_expires_at = now + *tokens.refresh_expires_in;
 
   TokenTimes times;
@@ -104,8 +134,7 @@ Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& cont
   times.expires_at = outcome.expires_at;
   times.refresh_expires_at = outcome.refresh_expires_at;
   if (tokens.refresh_in) times.refresh_hint_at = now + *tokens.refresh_in;
-  outcome.due_at = DueAt(timing, context.refresh_margin, times, context.jitter);
-  if (outcome.due_at) outcome.due_at = std::max(*outcome.due_at, now + kMinimumRefreshGap);
+  outcome.due_at = NextDueAt(timing, times, context);
   if (!tokens.captured.empty()) tokens.captured = MergeCaptured(outcome.claim.captured, tokens.captured);
   SetRenewalToken(context.provider.options.request.refresh_with, tokens);
   outcome.tokens = std::move(tokens);
@@ -127,12 +156,37 @@ Outcome FailedOutcome(Claim claim, FailedAnswer answer, const HttpResponse& resp
   return outcome;
 }
 
+Outcome IntrospectedOutcome(Claim claim, const Introspection& found, const AnswerContext& context) {
+  const Micros assumed = AssumedLifetime(context.provider.options.timing);
+  if (found.expires_in) return LearnedOutcome(std::move(claim), *found.expires_in, {}, context);
+  if (found.active)
+    return LearnedOutcome(std::move(claim), assumed, "introspection gives no exp; a lifetime is assumed", context);
+  if (IsJustRefreshed(claim, context.now))
+    return LearnedOutcome(std::move(claim), assumed,
+                          "introspection calls a new token inactive; a lifetime is assumed", context);
+  return LearnedOutcome(std::move(claim), 0, "introspection says that the token is not active", context);
+}
+
+Outcome UnlearnedOutcome(Claim claim, Failure failure, const AnswerContext& context) {
+  if (failure.failure != FailureClass::kRateLimited && claim.attempts + 1 >= kIntrospectionAttempts)
+    return LearnedOutcome(std::move(claim), AssumedLifetime(context.provider.options.timing),
+                          failure.message + "; a lifetime is assumed", context);
+  Outcome outcome = StartOutcome(std::move(claim), context.now);
+  outcome.introspected = true;
+  outcome.failure = std::move(failure);
+  PlanNextTry(outcome, context);
+  return outcome;
+}
+
+Failure UnaskedFailure(FailureClass failure, const Error& error) {
+  const std::string message = "the request cannot be made: " + error.message;
+  return {failure, message.substr(0, kMaxFailureMessage), {}};
+}
+
 Outcome UnaskedOutcome(Claim claim, const Error& error, const AnswerContext& context) {
   Outcome outcome = StartOutcome(std::move(claim), context.now);
   const bool for_people = error.code == ErrorCode::kInvalidArgument;
-  const std::string message = "the request cannot be made: " + error.message;
-  outcome.failure = Failure{for_people ? FailureClass::kClientConfig : FailureClass::kTransient,
-                            message.substr(0, kMaxFailureMessage), {}};
+  outcome.failure = UnaskedFailure(for_people ? FailureClass::kClientConfig : FailureClass::kTransient, error);
   PlanNextTry(outcome, context);
   return outcome;
 }

@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "core/http.h"
+#include "core/introspection.h"
 #include "core/provider.h"
 #include "core/refresher.h"
 #include "core/store.h"
@@ -12,16 +13,17 @@
 
 namespace token_refresh {
 
-// The lifetime of an access token of which nobody says how long it lives (RFC 6749 section 5.1
-// leaves expires_in optional). An hour is what most providers give; a wrong guess
-// costs one refresh too many, or readers who hold a dead token for at most that long.
-constexpr Micros kAssumedLifetime = 1 * kHour;
-
 // A provider that answers expires_in=1, or a deadline in the past, must not make a busy loop.
 constexpr Micros kMinimumRefreshGap = 1 * kSecond;
 
 // After an answer that says "too early" when the provider's minimum interval is not known.
 constexpr Micros kTooEarlyDelay = 60 * kSecond;
+
+// So often a provider is asked when a token expires. Then the assumed lifetime counts.
+constexpr int32_t kIntrospectionAttempts = 5;
+
+// A token that is called inactive so soon after it was given: the provider does not tell this client about it.
+constexpr Micros kBelievedActive = 1 * kMinute;
 
 // A broken client registration is mended by people: ask again in minutes, at last once an hour.
 constexpr Micros kClientConfigFirstDelay = 1 * kMinute;
@@ -43,9 +45,16 @@ Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& cont
 // answer is kept, and settles what may have been lost.
 Outcome FailedOutcome(Claim claim, FailedAnswer answer, const HttpResponse& response, const AnswerContext& context);
 
+// The provider was asked when the access token expires, instead of for a new one. One that it calls inactive is
+// refreshed next, unless it is so young that the provider cannot mean it.
+Outcome IntrospectedOutcome(Claim claim, const Introspection& found, const AnswerContext& context);
+// It did not say. Whoever is asked in vain for long enough gives the assumed lifetime.
+Outcome UnlearnedOutcome(Claim claim, Failure failure, const AnswerContext& context);
+
 // Nothing was asked because the request cannot be made: kInvalidArgument is for a person to mend (kClientConfig),
 // all else may pass. The message of the error is ASCII and holds no secret.
 Outcome UnaskedOutcome(Claim claim, const Error& error, const AnswerContext& context);
+Failure UnaskedFailure(FailureClass failure, const Error& error);
 
 // Nothing was asked: the claim is given back as it was.
 Outcome ReleasedOutcome(Claim claim, Micros now);

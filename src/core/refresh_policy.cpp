@@ -60,6 +60,8 @@ void KeepEarlier(std::optional<Micros>& due, Micros candidate) { due = due ? std
 
 }  // namespace
 
+Micros AssumedLifetime(const RefreshTiming& timing) { return timing.default_expires_in.value_or(kAssumedLifetime); }
+
 Micros RefreshMargin(const RefreshTiming& timing, Micros default_margin, Micros issued_at, Micros expires_at) {
   const Micros lifetime = std::max<Micros>(SaturatingSubtract(expires_at, issued_at), 0);
   // A provider's margin that leaves nothing of the lifetime would make every new token due at once,
@@ -70,6 +72,7 @@ Micros RefreshMargin(const RefreshTiming& timing, Micros default_margin, Micros 
 
 std::optional<Micros> DueAt(const RefreshTiming& timing, Micros default_margin, const TokenTimes& times,
                             double jitter) {
+  if (timing.introspects && !times.expires_at) return times.issued_at;
   std::optional<Micros> due;
   // The refresh token's deadline is kept by the same rule as the access token's expiry: lifetimes
   // of days make the margin default_margin, short ones a quarter.

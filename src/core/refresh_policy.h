@@ -18,6 +18,14 @@ struct TokenTimes {
   std::optional<Micros> refresh_hint_at;  // the provider's refresh_in
 };
 
+// The lifetime of an access token of which nobody says how long it lives (RFC 6749 section 5.1
+// leaves expires_in optional). An hour is what most providers give; a wrong guess
+// costs one refresh too many, or readers who hold a dead token for at most that long.
+constexpr Micros kAssumedLifetime = 1 * kHour;
+
+// That of the provider, where it has one of its own.
+Micros AssumedLifetime(const RefreshTiming& timing);
+
 // How long before its expiry a token counts as due: the provider's margin, else
 // min(default_margin, a quarter of the lifetime). Never more than the lifetime.
 Micros RefreshMargin(const RefreshTiming& timing, Micros default_margin, Micros issued_at, Micros expires_at);
@@ -25,7 +33,8 @@ Micros RefreshMargin(const RefreshTiming& timing, Micros default_margin, Micros 
 // The earliest of (expiry - margin), (refresh token's deadline - margin), the hint and
 // the keep-alive, never sooner than issued_at + min_interval. Earlier by up to a tenth of the way
 // from issued_at to there, so that tokens made together do not fall due together:
-// jitter is in [0, 1). Nothing when there is no reason ever to refresh.
+// jitter is in [0, 1). Nothing when there is no reason ever to refresh. At once where the provider is to be
+// asked when the token expires.
 std::optional<Micros> DueAt(const RefreshTiming& timing, Micros default_margin, const TokenTimes& times, double jitter);
 
 // Delay before attempt number attempts + 1 after attempts >= 1 failures: 1 s x 2^(attempts-1)

@@ -5,7 +5,6 @@
 #include <utility>
 #include <variant>
 
-#include "core/client_secret_parts.h"
 #include "core/refresh_outcome.h"
 #include "core/refresh_policy.h"
 #include "core/refresher_impl.h"
@@ -33,20 +32,6 @@ ProviderSign SignOf(const Outcome& outcome) {
       break;
   }
   return ProviderSign::kNeither;
-}
-
-// What an answer may echo.
-std::vector<std::string_view> SecretsOf(const Provider& provider, const Claim& claim) {
-  std::vector<std::string_view> secrets;
-  for (const Secret* secret : {&claim.refresh_token, &provider.client_secret, &provider.previous_client_secret}) {
-    if (!secret->empty()) secrets.push_back(secret->view());
-  }
-  // Of a secret with a key behind it only the secret is sent.
-  for (const Secret* secret : {&provider.client_secret, &provider.previous_client_secret}) {
-    const std::string_view part = SplitClientSecret(provider.options, secret->view()).secret;
-    if (!part.empty()) secrets.push_back(part);
-  }
-  return secrets;
 }
 
 void KeepEarlier(std::optional<Micros>& earliest, std::optional<Micros> candidate) {
@@ -123,12 +108,13 @@ void Refresher::Impl::TakeAnswer(InFlight flight, const HttpResponse& response) 
   flight.lane->EndRequest(flight.probe);
   const Provider& provider = *flight.provider;
   if (demands.IsAwaited(flight.claim.schedule_id)) flight.claim.asked_for = true;
+  if (flight.introspection) return TakeIntrospection(std::move(flight), response);
 
   std::variant<TokenSet, FailedAnswer> answer =
       ReadTokenResponse(provider, response, SecretsOf(provider, flight.claim), now);
   const FailedAnswer* failed = std::get_if<FailedAnswer>(&answer);
   if (failed != nullptr && failed->client_refused && AskWithOtherSecret(flight)) return;
-  if (failed == nullptr && flight.second_secret && flight.provider == flight.lane->shared_provider())
+  if (failed == nullptr && flight.second_secret && flight.registration == flight.lane->shared_provider())
     flight.lane->PreferSecret(flight.previous_secret);
 
   const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
@@ -144,8 +130,10 @@ void Refresher::Impl::TakeAnswer(InFlight flight, const HttpResponse& response) 
 
 void Refresher::Impl::JudgeProvider(const InFlight& flight, const Outcome& outcome) {
   // What was asked under a registration that has been replaced says nothing about the new one.
-  if (flight.provider != flight.lane->shared_provider()) return;
-  flight.lane->RecordSign(SignOf(outcome), flight.probe, now, Jitter());
+  if (flight.registration != flight.lane->shared_provider()) return;
+  const bool own_client_refused = flight.provider != flight.registration && outcome.failure &&
+                                  outcome.failure->failure == FailureClass::kClientConfig;
+  flight.lane->RecordSign(own_client_refused ? ProviderSign::kAlive : SignOf(outcome), flight.probe, now, Jitter());
   if (outcome.failure && outcome.failure->failure == FailureClass::kRateLimited)
     flight.lane->BlockUntil(now + outcome.failure->retry_after_us.value_or(kRateLimitDelay));
 }
@@ -168,12 +156,12 @@ void Refresher::Impl::NoteSaved(const Outcome& outcome, SaveVerdict verdict) {
   // When the store has given the row another due time than ours, only the table knows it.
   if (verdict != SaveVerdict::kSaved)
     lane->ListAgain();
-  else if (outcome.due_at)
-    lane->MayBeDueAt(*outcome.due_at);
+  else if (const std::optional<Micros> due_at = outcome.ScheduledDueAt())
+    lane->MayBeDueAt(*due_at);
 }
 
 void Refresher::Impl::Count(const Outcome& outcome, SaveVerdict verdict) {
-  if (outcome.released) return;
+  if (outcome.released || outcome.introspected) return;
   if (verdict == SaveVerdict::kSuperseded || verdict == SaveVerdict::kGone) {
     counters.superseded++;
     return;

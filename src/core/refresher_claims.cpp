@@ -245,7 +245,8 @@ void Refresher::Impl::Dispatch(Claim claim) {
   if (!lane) return GiveBack(std::move(claim), DemandResult::kInternal);
   const LaneGate gate = lane->GateAt(now);
   if (gate != LaneGate::kOpen) return GiveBack(std::move(claim), ResultOf(gate));
-  if (const std::optional<Micros> allowed_at = EarliestRefresh(claim, lane->provider(), now)) {
+  const std::optional<Micros> allowed_at = EarliestRefresh(claim, lane->provider(), now);
+  if (allowed_at && !WantsIntrospection(claim, lane->provider())) {
     demands.Finish(id, DemandResult::kTooEarly);
     return outbox.Add(TooEarlyOutcome(std::move(claim), *allowed_at, now));
   }

@@ -1,6 +1,6 @@
 // The state of the refresh engine, and the steps of one turn. Private to refresher.cpp (the turn,
-// answers, saving, wake-ups), refresher_claims.cpp (what to claim, and what becomes of a claim) and
-// refresher_requests.cpp (what is asked).
+// answers, saving, wake-ups), refresher_claims.cpp (what to claim, and what becomes of a claim),
+// refresher_requests.cpp (what is asked) and refresher_introspection.cpp (when a token expires).
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <string_view>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -28,7 +29,9 @@ struct Refresher::Impl {
   struct InFlight {
     Claim claim;
     Lane lane;
-    std::shared_ptr<const Provider> provider;
+    std::shared_ptr<const Provider> provider;      // as its client sees it
+    std::shared_ptr<const Provider> registration;  // as it is registered
+    bool introspection = false;    // it asks when the access token expires, for nothing else
     bool probe = false;
     bool previous_secret = false;  // asked with previous_client_secret
     bool second_secret = false;    // the other secret has been refused already
@@ -70,9 +73,16 @@ struct Refresher::Impl {
   // refresher_requests.cpp
   void Submit(const Lane& lane, Claim claim);
   static bool HasTwoSecrets(const Provider& provider);
+  // What an answer may echo.
+  static std::vector<std::string_view> SecretsOf(const Provider& provider, const Claim& claim);
   RefreshInput InputOf(const Claim& claim, bool previous_secret) const;
   // Takes the claim over when it returns true.
   bool AskWithOtherSecret(InFlight& flight);
+  void Send(InFlight flight, HttpRequest request);
+
+  // refresher_introspection.cpp
+  static bool WantsIntrospection(const Claim& claim, const Provider& provider);
+  void TakeIntrospection(InFlight flight, const HttpResponse& response);
 
   Lane FindLane(int32_t provider_id) const;
   int FreePlaces() const;

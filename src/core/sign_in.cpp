@@ -11,6 +11,7 @@
 #include "core/provider_answer.h"
 #include "core/renewal_token.h"
 #include "core/sign_in_impl.h"
+#include "core/stored_answer.h"
 #include "core/userinfo.h"
 
 namespace token_refresh {
@@ -155,6 +156,7 @@ void SignIns::Impl::TakeUserinfo(uint64_t number, const HttpResponse& response) 
 void SignIns::Impl::Accept(uint64_t number, std::string claims) {
   Flow& flow = *FindFlow(number);
   SetRenewalToken(flow.request.provider->options.request.refresh_with, flow.tokens);
+  AssumeLifetime(flow.request.provider->options.timing, flow.tokens);
   SignInResult result = TakeResult(number);
   result.accepted = true;
   result.claims = std::move(claims);

@@ -51,13 +51,19 @@ struct Claim {
   std::string row_key;
   std::string subject, label;
   std::string stored_refresh_token;  // as it stands in the row (ciphertext): the compare-and-set value
+  // The client that the grant was given to (RFC 7591), if that is not the provider's: see credential_client.h.
+  std::string client_id;
+  Secret client_secret;
   Secret refresh_token;              // to be sent; or what stands in its place (renewal_token.h)
+  // When the provider is to be asked when it expires, which nobody has said yet; empty otherwise.
+  Secret access_token;
   std::string captured;              // what earlier answers gave (captured_fields): a JSON object of texts, or empty
   Secret replaced_refresh_token;     // the one that stands in the row, opened; empty: that is refresh_token
   int64_t generation = 0;
   int32_t attempts = 0;
   bool lost_response = false;        // an earlier answer may have been lost on the way
   std::optional<Micros> expires_at;  // of the access token
+  std::optional<Micros> refresh_expires_at;  // the deadline of its refresh token
   std::optional<Micros> last_refreshed_at;
   std::optional<Micros> refresh_margin;  // of its token table; nothing: the provider's, or the default
   std::optional<Micros> due_at;      // of the row, when it was claimed
@@ -100,16 +106,25 @@ struct Outcome {
   Secret rotated_refresh_token;
   // Nothing was asked of the provider: the claim is given back. Only the journal note goes away; the row
   // stays as it was (the fields below repeat it), there is nothing to audit, and the verdict is kSaved.
-  // Neither tokens nor failure is set.
+  // Neither tokens nor failure nor introspected is set.
   bool released = false;
+  // The provider was asked when the stored access token expires, and for nothing else. expires_at is then what has
+  // been learned, or is assumed; with a failure, nothing has. tokens is not set.
+  bool introspected = false;
+  // With tokens: expires_at is assumed until the provider has been asked.
+  bool expiry_assumed = false;
+  std::string remark;  // something odd that belongs into the audit; no secret
   Micros answered_at = 0;
-  std::optional<Micros> expires_at;          // of the new access token, when tokens is set
+  std::optional<Micros> expires_at;          // of the access token, when tokens or introspected is set
   std::optional<Micros> refresh_expires_at;  // of the new refresh token
   std::optional<Micros> due_at;    // next; nothing: never
   int32_t attempts = 0;            // to be stored
   bool lost_response = false;      // to be stored
   Micros duration = 0;             // of the request
 
+  // While the expiry is assumed the schedule knows none, and the row is due: then it is asked for.
+  std::optional<Micros> ScheduledExpiry() const { return expiry_assumed ? std::nullopt : expires_at; }
+  std::optional<Micros> ScheduledDueAt() const { return expiry_assumed ? answered_at : due_at; }
   // Whether the provider gave anything that must not be lost.
   bool HasNewTokens() const { return tokens.has_value() || !rotated_refresh_token.empty(); }
   // Empty: the stored one stays.

@@ -4,6 +4,7 @@
 #include <variant>
 
 #include "core/captured_fields.h"
+#include "core/refresh_policy.h"
 #include "core/renewal_token.h"
 #include "core/secret_json.h"
 
@@ -46,6 +47,12 @@ Result<TokenSet> ReadStoredAnswer(const ProviderOptions& options, std::string_vi
   }
   SetRenewalToken(refresh_with, *read);
   return *std::move(read);
+}
+
+void AssumeLifetime(const RefreshTiming& timing, TokenSet& tokens) {
+  for (SecondaryTokens& secondary : tokens.secondary) AssumeLifetime(timing, secondary.tokens);
+  if (tokens.expires_in || timing.introspects) return;
+  if (timing.default_expires_in || !tokens.refresh_token.empty()) tokens.expires_in = AssumedLifetime(timing);
 }
 
 }  // namespace token_refresh

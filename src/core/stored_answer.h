@@ -13,4 +13,8 @@ namespace token_refresh {
 // What stands in place of a refresh token is there (renewal_token.h). Errors: as ParseStoredTokens.
 Result<TokenSet> ReadStoredAnswer(const ProviderOptions& options, std::string_view json, Micros now);
 
+// For tokens that nobody has told the lifetime of: the assumed one, where there is a refresh token, or the provider's
+// own. Not where the provider is going to be asked. Of secondary tokens as well.
+void AssumeLifetime(const RefreshTiming& timing, TokenSet& tokens);
+
 }  // namespace token_refresh

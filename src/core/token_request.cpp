@@ -48,6 +48,8 @@ Status AddGrant(const Provider& provider, const RefreshInput& input, const Clien
 Result<HttpRequest> BuildRefreshRequest(const Provider& provider, const RefreshInput& input,
                                         const HttpDefaults& defaults) {
   const ProviderOptions& options = provider.options;
+  if (provider.client_id.empty())
+    return Error{ErrorCode::kInvalidArgument, "neither the provider nor the credential has a client_id", ""};
   const RequestValues values(provider, input.subject, input.captured, input.now);
   const FindValue find = values.Finder();
   Result<std::string> url = ExpandUrl(provider.RefreshUrl(), find, options.request.allowed_hosts);

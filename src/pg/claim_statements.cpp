@@ -157,7 +157,10 @@ void LoadTokenRows(int32_t token_table, const int* wanted, int count, MemoryCont
   if (table == nullptr) return;
   const char** keys = static_cast<const char**>(palloc(sizeof(char*) * count));
   TokenRow* tokens = static_cast<TokenRow*>(palloc0(sizeof(TokenRow) * count));
-  for (int i = 0; i < count; i++) keys[i] = rows[wanted[i]].row_key;
+  for (int i = 0; i < count; i++) {
+    keys[i] = rows[wanted[i]].row_key;
+    tokens[i].access_wanted = rows[wanted[i]].token.access_wanted;
+  }
   ReadTokenRows(table, keys, count, context, tokens);
   // detach_table sees what has been noted, or nothing is claimed.
   const bool held = HoldTokenTable(token_table);
@@ -168,7 +171,9 @@ void LoadTokenRows(int32_t token_table, const int* wanted, int count, MemoryCont
   }
 }
 
-void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, std::span<const int32_t> full,
+bool Contains(std::span<const int32_t> ids, int32_t id) { return std::find(ids.begin(), ids.end(), id) != ids.end(); }
+
+void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, const ClaimRules& rules,
                       MemoryContext context, PlainClaim* rows) {
   int count = static_cast<int>(requests.size());
   bool* done = static_cast<bool*>(palloc0(sizeof(bool) * count));
@@ -180,8 +185,10 @@ void LoadAllTokenRows(Micros now, std::span<const ClaimRequest> requests, std::s
       if (done[j] || rows[j].token_table != rows[i].token_table || JudgeSchedule(now, requests[j], rows[j])) continue;
       done[j] = true;
       wanted[n++] = j;
+      rows[j].token.access_wanted =
+          !requests[j].on_demand && !rows[j].expires && Contains(rules.introspected, rows[j].provider);
     }
-    if (std::find(full.begin(), full.end(), rows[i].token_table) == full.end())
+    if (!Contains(rules.full, rows[i].token_table))
       LoadTokenRows(rows[i].token_table, wanted, n, context, rows);
     else
       for (int j = 0; j < n; j++) rows[wanted[j]].token.locked = true;
@@ -277,11 +284,11 @@ void NoteUnreadable(const int64_t* schedule_ids, const int64_t* generations, con
   Execute(&mark_unreadable, values, false);
 }
 
-int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, std::span<const int32_t> full,
+int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, const ClaimRules& rules,
                           MemoryContext context, PlainClaim* rows) {
   LockDemanded(requests, rows);
   ReadSchedules(requests, context, rows);
-  LoadAllTokenRows(now, requests, full, context, rows);
+  LoadAllTokenRows(now, requests, rules, context, rows);
   return WriteJournal(now, requests, rows);
 }
 

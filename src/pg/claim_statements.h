@@ -26,10 +26,16 @@ struct PlainClaim {
 // Why the row is not to be refreshed now; nothing: it is.
 std::optional<Refusal> JudgeClaim(Micros now, const ClaimRequest& request, const PlainClaim& row);
 
+// What a claim goes by besides the rows themselves.
+struct ClaimRules {
+  std::span<const int32_t> full;          // token tables of which nothing is claimed
+  std::span<const int32_t> introspected;  // providers that are asked when a token expires, if it is not known
+};
+
 // Fills rows, which are zeroed, as long as requests and live in context; notes those that are claimed as in
 // flight, and puts out of the way what never can be refreshed, or not as it is. Returns the id of the note;
-// 0: nothing was claimed. Of the tables in full nothing is.
-int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, std::span<const int32_t> full,
+// 0: nothing was claimed.
+int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, const ClaimRules& rules,
                           MemoryContext context, PlainClaim* rows);
 
 // Notes that these are about to be asked for.

@@ -20,20 +20,20 @@ constexpr const char* kFind =
 constexpr const char* kUpdate =
     "UPDATE token_refresh.credential SET access_token = $5,"
     " refresh_token = CASE WHEN $6 IS NOT NULL THEN $6"
-    " WHEN $13 OR status OPERATOR(pg_catalog.=) 'needs_reauth' THEN NULL ELSE refresh_token END,"
-    " token_type = $7, scope = CASE WHEN $13 THEN $8 ELSE COALESCE($8, scope) END, issued_at = $9, expires_at = $10,"
-    " refresh_expires_at = $11, captured = CASE WHEN $13 THEN $12::pg_catalog.jsonb"
+    " WHEN $15 OR status OPERATOR(pg_catalog.=) 'needs_reauth' THEN NULL ELSE refresh_token END,"
+    " token_type = $7, scope = CASE WHEN $15 THEN $8 ELSE COALESCE($8, scope) END, issued_at = $9, expires_at = $10,"
+    " refresh_expires_at = $11, captured = CASE WHEN $15 THEN $12::pg_catalog.jsonb"
     " ELSE COALESCE($12::pg_catalog.jsonb, captured) END, status = 'connected',"
-    " last_error = NULL, updated_at = $9"
+    " last_error = NULL, updated_at = $9, client_id = $13, client_secret = $14"
     " WHERE id OPERATOR(pg_catalog.=) $4";
 constexpr const char* kInsert =
     "INSERT INTO token_refresh.credential (id, provider, subject, label, access_token, refresh_token, token_type,"
-    " scope, issued_at, expires_at, refresh_expires_at, captured)"
-    " VALUES ($4, $1, $2, $3, $5, $6, $7, $8, $9, $10, $11, $12::pg_catalog.jsonb)"
+    " scope, issued_at, expires_at, refresh_expires_at, captured, client_id, client_secret)"
+    " VALUES ($4, $1, $2, $3, $5, $6, $7, $8, $9, $10, $11, $12::pg_catalog.jsonb, $13, $14)"
     " ON CONFLICT (provider, subject, label) DO NOTHING";
 constexpr const char* kAudit =
     "INSERT INTO token_refresh.audit_event (event, provider, token_table, row_key, subject, label, actor)"
-    " VALUES ('credential_stored', $1, 1, $4::text, $2, $3, COALESCE($14, session_user))";
+    " VALUES ('credential_stored', $1, 1, $4::text, $2, $3, COALESCE($16, session_user))";
 
 enum StatementKind { kFindStatement, kUpdateStatement, kInsertStatement, kAuditStatement, kStatements };
 enum Parameter {
@@ -49,6 +49,8 @@ enum Parameter {
   kExpiresParam,
   kRefreshExpiresParam,
   kCapturedParam,
+  kClientIdParam,
+  kClientSecretParam,
   kNewGrantParam,
   kActorParam,
   kParameters
@@ -65,7 +67,8 @@ uint64 Execute(StatementKind kind, const Row& row) {
   static const char* const sql[kStatements] = {kFind, kUpdate, kInsert, kAudit};
   static const int counts[kStatements] = {3, kActorParam, kActorParam, kParameters};
   Oid types[kParameters] = {TEXTOID, TEXTOID,        TEXTOID,        INT8OID,        BYTEAOID, BYTEAOID, TEXTOID,
-                            TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,  BOOLOID,  TEXTOID};
+                            TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,  TEXTOID,  BYTEAOID,
+                            BOOLOID, TEXTOID};
   if (plans[kind] == nullptr) {
     SPIPlanPtr plan = SPI_prepare(sql[kind], counts[kind], types);
     if (plan == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed for credential");
@@ -96,6 +99,8 @@ void FillTokens(int64_t id, SealForRow seal, void* source, Row* row) {
   Set(row, kExpiresParam, sealed.expires, TimestampTzGetDatum(sealed.expires_at));
   Set(row, kCapturedParam, sealed.captured != nullptr,
       sealed.captured != nullptr ? CStringGetTextDatum(sealed.captured) : 0);
+  Set(row, kClientIdParam, sealed.client_id != nullptr, PointerGetDatum(sealed.client_id));
+  Set(row, kClientSecretParam, sealed.client_secret != nullptr, PointerGetDatum(sealed.client_secret));
   Set(row, kRefreshExpiresParam, sealed.refresh_expires, TimestampTzGetDatum(sealed.refresh_expires_at));
 }
 
@@ -130,28 +135,35 @@ void CopyWord(text* to, const std::string& word) {
   SET_VARSIZE(to, VARHDRSZ + word.size());
 }
 
-Status SealColumn(const KeyRing& ring, const char* row_key, const char* column, const Secret& token, bytea* to) {
-  Status sealed = SealInto(ring, SealedPlace{kCredentialPlace, row_key, column}, token.view(), VARDATA(to));
+Status SealColumn(const KeyRing& ring, const char* row_key, const char* column, std::string_view token, bytea* to) {
+  Status sealed = SealInto(ring, SealedPlace{kCredentialPlace, row_key, column}, token, VARDATA(to));
   SET_VARSIZE(to, VARHDRSZ + SealedSize(token.size()));
   return sealed;
 }
 
 }  // namespace
 
-void AllocateCredentialColumns(size_t bound, CredentialColumns* sealed) {
+void AllocateCredentialColumns(size_t bound, const OwnClient& client, CredentialColumns* sealed) {
+  if (!client.id.empty())
+    sealed->client_id = cstring_to_text_with_len(client.id.data(), static_cast<int>(client.id.size()));
+  if (!client.secret.empty())
+    sealed->client_secret = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(client.secret.size())));
   sealed->access_token = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(bound)));
   sealed->refresh_token = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(bound)));
   sealed->token_type = static_cast<text*>(palloc(VARHDRSZ + bound));
   sealed->scope = static_cast<text*>(palloc(VARHDRSZ + bound));
 }
 
-Status SealTokens(const TokenSet& tokens, Micros now, const char* row_key, CredentialColumns* sealed) {
+Status SealTokens(const TokenSet& tokens, const OwnClient& client, Micros now, const char* row_key,
+                  CredentialColumns* sealed) {
   Result<const KeyRing*> ring = LoadKeyRing();
   if (!ring.ok()) return ring.error();
-  Status status = SealColumn(**ring, row_key, "access_token", tokens.access_token, sealed->access_token);
+  Status status = SealColumn(**ring, row_key, "access_token", tokens.access_token.view(), sealed->access_token);
   sealed->has_refresh_token = !tokens.refresh_token.empty();
   if (status.ok() && sealed->has_refresh_token)
-    status = SealColumn(**ring, row_key, "refresh_token", tokens.refresh_token, sealed->refresh_token);
+    status = SealColumn(**ring, row_key, "refresh_token", tokens.refresh_token.view(), sealed->refresh_token);
+  if (status.ok() && sealed->client_secret != nullptr)
+    status = SealColumn(**ring, row_key, "client_secret", client.secret, sealed->client_secret);
   CopyWord(sealed->token_type, tokens.token_type);
   sealed->has_scope = !tokens.scope.empty();
   CopyWord(sealed->scope, tokens.scope);
@@ -169,13 +181,13 @@ void SealGivenTokens(void* source, const char* row_key, CredentialColumns* seale
   const TokenSet& tokens = *given->tokens;
   AllocateCredentialColumns(std::max({tokens.access_token.size(), tokens.refresh_token.size(),
                                       tokens.token_type.size(), tokens.scope.size()}),
-                            sealed);
-  RunCpp([&] { return SealTokens(tokens, given->given_at, row_key, sealed); });
+                            given->client, sealed);
+  RunCpp([&] { return SealTokens(tokens, given->client, given->given_at, row_key, sealed); });
 }
 
 void WriteSecondary(const CredentialName& name, Grant grant, const GivenTokens& given, const char* actor) {
   for (const SecondaryTokens& secondary : given.tokens->secondary) {
-    GivenTokens own = {&secondary.tokens, given.given_at};
+    GivenTokens own = {&secondary.tokens, given.given_at, given.client};
     const Datum label = PointerGetDatum(
         cstring_to_text_with_len(secondary.label.data(), static_cast<int>(secondary.label.size())));
     WriteCredential({name.provider, name.subject, label}, grant, SealGivenTokens, &own, actor);

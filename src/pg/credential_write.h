@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 #include "core/token_response.h"
 #include "pg/postgres_api.h"
@@ -14,11 +15,18 @@ struct CredentialName {
   Datum provider, subject, label;
 };
 
+// The client that the tokens were given to; nothing: the provider's.
+struct OwnClient {
+  std::string_view id, secret;
+};
+
 // Tokens, sealed for the row of one id; the ciphertext is bound to it, so the id comes first.
 struct CredentialColumns {
   bytea *access_token, *refresh_token;
   text *token_type, *scope;
   char* captured;  // a JSON object in ASCII; null: none
+  text* client_id;       // null: none
+  bytea* client_secret;  // null: none
   bool has_refresh_token, has_scope;
   TimestampTz issued_at;
   bool expires, refresh_expires;
@@ -26,9 +34,10 @@ struct CredentialColumns {
 };
 
 // Memory for what SealTokens fills in; every token and word is shorter than bound.
-void AllocateCredentialColumns(size_t bound, CredentialColumns* sealed);
+void AllocateCredentialColumns(size_t bound, const OwnClient& client, CredentialColumns* sealed);
 // C++ code: calls nothing that raises.
-Status SealTokens(const TokenSet& tokens, Micros now, const char* row_key, CredentialColumns* sealed);
+Status SealTokens(const TokenSet& tokens, const OwnClient& client, Micros now, const char* row_key,
+                  CredentialColumns* sealed);
 
 // seal(source, row_key, sealed) is PostgreSQL code that may raise; it may be called more than once.
 using SealForRow = void (*)(void* source, const char* row_key, CredentialColumns* sealed);
@@ -37,6 +46,7 @@ using SealForRow = void (*)(void* source, const char* row_key, CredentialColumns
 struct GivenTokens {
   const TokenSet* tokens;
   Micros given_at;
+  OwnClient client = {};
 };
 void SealGivenTokens(void* source, const char* row_key, CredentialColumns* sealed);
 

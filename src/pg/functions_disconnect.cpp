@@ -28,15 +28,18 @@ Statement delete_credential = {
 
 // With the owner's. What is parked is newer than what stands in the row.
 Statement revoke_parked = {
-    "SELECT token_refresh._queue_revocation($1, $2, $3, t.token, 'token_refresh.parked_result', p.schedule_id::text, t.hint)"
-    " FROM token_refresh.schedule s JOIN token_refresh.parked_result p ON p.schedule_id = s.id,"
+    "SELECT token_refresh._queue_revocation($1, $2, $3, t.token, 'token_refresh.parked_result', p.schedule_id::text,"
+    " t.hint, c.client_id, c.client_secret, c.id::text)"
+    " FROM token_refresh.schedule s JOIN token_refresh.parked_result p ON p.schedule_id = s.id"
+    " JOIN token_refresh.credential c ON c.id = $4::bigint,"
     " LATERAL (VALUES (p.refresh_token, 'refresh_token'), (p.access_token, 'access_token')) AS t(token, hint)"
     " WHERE s.token_table = 1 AND s.row_key = $4",
     4,
     {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
     nullptr};
 Statement revoke_stored = {
-    "SELECT token_refresh._queue_revocation($1, $2, $3, t.token, 'token_refresh.credential', c.id::text, t.hint)"
+    "SELECT token_refresh._queue_revocation($1, $2, $3, t.token, 'token_refresh.credential', c.id::text, t.hint,"
+    " c.client_id, c.client_secret, c.id::text)"
     " FROM token_refresh.credential c,"
     " LATERAL (VALUES (c.refresh_token, 'refresh_token'), (c.access_token, 'access_token')) AS t(token, hint)"
     " WHERE c.id = $4::bigint",

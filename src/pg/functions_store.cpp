@@ -24,14 +24,22 @@ constexpr int kMostSecondary = 16;
 struct StoredAnswer {
   Jsonb* token_response;
   const char* options;  // of its provider, as JSON; null: it has no dialect
+  RefreshTiming timing;
+  OwnClient client;
   int part;             // of several tokens in it; 0: the first
 };
 
-Result<TokenSet> ReadAnswer(const StoredAnswer& stored, const char* answer, Micros now) {
+Result<TokenSet> ReadTokens(const StoredAnswer& stored, const char* answer, Micros now) {
   if (stored.options == nullptr) return ParseStoredTokens(answer, now);
   Result<ProviderOptions> options = ParseProviderOptions(stored.options, true);
   if (!options.ok()) return options.error();
   return ReadStoredAnswer(*options, answer, now);
+}
+
+Result<TokenSet> ReadAnswer(const StoredAnswer& stored, const char* answer, Micros now) {
+  Result<TokenSet> tokens = ReadTokens(stored, answer, now);
+  if (tokens.ok()) AssumeLifetime(stored.timing, *tokens);
+  return tokens;
 }
 
 // use(tokens, now) with what is handed over; C++ code.
@@ -50,10 +58,10 @@ void WithAnswer(const StoredAnswer& stored, Use use) {
 
 void SealAnswer(void* source, const char* row_key, CredentialColumns* sealed) {
   const auto* stored = static_cast<const StoredAnswer*>(source);
-  AllocateCredentialColumns(VARSIZE(stored->token_response) + kDefaultsBytes, sealed);
+  AllocateCredentialColumns(VARSIZE(stored->token_response) + kDefaultsBytes, stored->client, sealed);
   WithAnswer(*stored, [&](const TokenSet& tokens, Micros now) {
     const TokenSet& part = stored->part == 0 ? tokens : tokens.secondary[stored->part - 1].tokens;
-    return SealTokens(part, now, row_key, sealed);
+    return SealTokens(part, stored->client, now, row_key, sealed);
   });
 }
 
@@ -88,6 +96,22 @@ void CheckLength(const text* value, const char* name, int least, int most) {
                     errmsg("argument \"%s\" must be %d to %d characters long", name, least, most)));
 }
 
+// No argument: nothing.
+std::string_view OptionalText(FunctionCallInfo fcinfo, int argument, const char* name, int most) {
+  if (PG_ARGISNULL(argument)) return {};
+  const text* value = PG_GETARG_TEXT_PP(argument);
+  CheckLength(value, name, 1, most);
+  return {VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)};
+}
+
+OwnClient ClientArguments(FunctionCallInfo fcinfo) {
+  const OwnClient client = {OptionalText(fcinfo, 4, "client_id", 1000), OptionalText(fcinfo, 5, "client_secret", 10000)};
+  if (client.id.empty() && !client.secret.empty())
+    ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"client_secret\" needs \"client_id\""),
+                    errhint("The secret of the provider's own client belongs into create_provider().")));
+  return client;
+}
+
 }  // namespace
 
 }  // namespace token_refresh
@@ -105,7 +129,8 @@ extern "C" Datum token_refresh_store_credential(PG_FUNCTION_ARGS) {
                     errhint("Create it with token_refresh.create_provider().")));
   CheckLength(PG_GETARG_TEXT_PP(1), "subject", 1, 1000);
   CheckLength(PG_GETARG_TEXT_PP(3), "label", 0, 200);
-  StoredAnswer stored = {PG_GETARG_JSONB_P(2), known->has_dialect ? FetchProviderOptions(provider) : nullptr, 0};
+  StoredAnswer stored = {PG_GETARG_JSONB_P(2), known->has_dialect ? FetchProviderOptions(provider) : nullptr,
+                         known->timing, ClientArguments(fcinfo), 0};
   if (SPI_connect() != SPI_OK_CONNECT) elog(ERROR, "token_refresh: SPI_connect failed");
   const int64_t id = Store({PG_GETARG_DATUM(0), PG_GETARG_DATUM(1), PG_GETARG_DATUM(3)}, &stored);
   SPI_finish();

@@ -4,7 +4,9 @@
 #include <memory>
 #include <utility>
 
+#include "core/credential_client.h"
 #include "core/sealed_box.h"
+#include "pg/catalog.h"
 #include "pg/boundary.h"
 #include "pg/keys.h"
 #include "pg/spi_arrays.h"
@@ -29,7 +31,8 @@ constexpr int kLeaseSeconds = 1800;
 constexpr Micros kTroublePause = 10 * kSecond;
 
 Statement take_revocations = {
-    "SELECT t.id, t.provider, t.token, t.sealed_table, t.sealed_row, t.token_type_hint, t.attempts"
+    "SELECT t.id, t.provider, t.token, t.sealed_table, t.sealed_row, t.token_type_hint, t.attempts,"
+    " t.client_id, t.client_secret, t.client_row"
     " FROM token_refresh._take_revocations($1, $2, $3, make_interval(secs => $4)) t",
     4,
     {INT4OID, INT4OID, TEXTARRAYOID, INT4OID},
@@ -52,6 +55,8 @@ struct PlainRevocation {
   char *provider, *sealed_table, *sealed_row, *hint;
   bytea* token;
   int attempts;
+  char *client_id, *client_row;  // null: the provider's client is meant
+  bytea* client_secret;          // null: none
 };
 
 void ReadRevocation(HeapTuple tuple, TupleDesc desc, PlainRevocation* row) {
@@ -64,7 +69,14 @@ void ReadRevocation(HeapTuple tuple, TupleDesc desc, PlainRevocation* row) {
   row->sealed_row = get(5);
   row->hint = get(6);
   row->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 7, &is_null));
+  if (SPI_getbinval(tuple, desc, 8, &is_null); is_null) return;
+  row->client_id = get(8);
+  row->client_row = get(10);
+  Datum client_secret = SPI_getbinval(tuple, desc, 9, &is_null);
+  row->client_secret = is_null ? nullptr : DatumGetByteaPCopy(client_secret);
 }
+
+std::string_view View(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
 
 Datum BusyProviders(const char* const* providers, size_t count) {
   return MakeArray(static_cast<int>(count), TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(providers[i]); });
@@ -115,7 +127,7 @@ bool RevocationDesk::MayTake() const { return !draining_ && under_way_.size() < 
 
 std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
   std::vector<Revocation> revocations;
-  PlainRevocation rows[kMaxUnderWay];
+  PlainRevocation rows[kMaxUnderWay] = {};
   uint64 count = 0;
   bool none = true;
   TimestampTz next = 0;
@@ -138,16 +150,20 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
   const Micros next_at = none ? INT64_MAX : FromTimestamp(next);
   look_at_ = error ? now + kTroublePause : next_at <= now ? now + kPauseWhenHeld : next_at;
   for (uint64 i = 0; !error && i < count; i++) {
-    const std::string_view token = {VARDATA_ANY(rows[i].token), VARSIZE_ANY_EXHDR(rows[i].token)};
-    revocations.push_back({rows[i].id, rows[i].provider, rows[i].sealed_table, rows[i].sealed_row, rows[i].hint,
-                           std::string(token), rows[i].attempts});
+    const PlainRevocation& row = rows[i];
+    revocations.push_back({row.id, row.provider, row.sealed_table, row.sealed_row, row.hint,
+                           std::string(View(row.token)), row.attempts});
+    if (row.client_id == nullptr) continue;
+    revocations.back().client_id = row.client_id;
+    revocations.back().client_row = row.client_row;
+    if (row.client_secret != nullptr) revocations.back().client_envelope = View(row.client_secret);
   }
   return revocations;
 }
 
 void RevocationDesk::Begin(const Revocation& revocation) {
   under_way_[revocation.id] = revocation.provider;
-  const std::shared_ptr<const Provider> provider = store_.FindProviderByName(revocation.provider);
+  std::shared_ptr<const Provider> provider = store_.FindProviderByName(revocation.provider);
   Result<const KeyRing*> ring = LoadKeyRing();
   const auto end = [this, &revocation](RevocationVerdict verdict) {
     verdicts_.push_back({revocation.id, std::move(verdict), revocation.attempts});
@@ -158,10 +174,15 @@ void RevocationDesk::Begin(const Revocation& revocation) {
     return end(CannotAsk(RevocationOutcome::kRefused, "the provider has no revocation_endpoint any more"));
   const SealedPlace place = {revocation.sealed_table, revocation.sealed_row, revocation.hint};
   Result<Secret> token = Open(**ring, place, revocation.envelope);
-  if (!token.ok()) {
-    const bool hopeless = token.error().code == ErrorCode::kNotAuthentic;
-    return end(CannotAsk(hopeless ? RevocationOutcome::kRefused : RevocationOutcome::kRetry, token.error().message));
+  Result<Secret> client_secret = Secret();
+  if (!revocation.client_envelope.empty())
+    client_secret = Open(**ring, {kCredentialPlace, revocation.client_row, "client_secret"}, revocation.client_envelope);
+  for (const Result<Secret>* opened : {&token, &client_secret}) {
+    if (opened->ok()) continue;
+    const bool hopeless = opened->error().code == ErrorCode::kNotAuthentic;
+    return end(CannotAsk(hopeless ? RevocationOutcome::kRefused : RevocationOutcome::kRetry, opened->error().message));
   }
+  provider = ProviderForClient(provider, revocation.client_id, *client_secret);
 
   // std::function wants what can be copied.
   auto sent = std::make_shared<Secret>(std::move(*token));

@@ -29,6 +29,7 @@ class RevocationDesk {
     int64_t id = 0;
     std::string provider, sealed_table, sealed_row, hint, envelope;
     int attempts = 0;
+    std::string client_id, client_row, client_envelope;  // of the credential itself, if it has one
   };
   struct Verdict {
     int64_t id = 0;

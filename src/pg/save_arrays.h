@@ -6,6 +6,7 @@
 
 #include "pg/save_statements.h"
 #include "pg/spi_arrays.h"
+#include "pg/statements.h"
 
 namespace token_refresh {
 
@@ -88,11 +89,30 @@ inline Picked PickAll(const SaveWork& work) {
   return Pick(work, [](const Outcome&) { return true; });
 }
 
-// Steps that the two files share.
+// Steps that the files share.
+
+// What has been written into rows for which outdated(i) holds must not stay there.
+template <class Outdated>
+void RefuseOutdated(const SaveWork& work, const Picked& rows, Outdated outdated) {
+  bool any = false;
+  for (int i = 0; i < rows.count; i++) {
+    work.outdated[rows.index[i]] = outdated(rows.index[i]);
+    any = any || work.outdated[rows.index[i]];
+  }
+  if (any)
+    ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+                    errmsg("tokens were stored while their refresh was in flight")));
+}
 
 // A rotated token that the caller has seen must survive a crash, whatever the server's default for
 // commits is. A stronger setting stays.
 void CommitToDisk();
+// What it writes on the table is no news to the schedule; in the name of the table's owner. Returns the rows.
+uint64 ExecuteOnTable(const TokenTable& table, Statement* statement, Datum* values);
+// Sets written of each number that the last statement has returned.
+void MarkWritten(const SaveWork& work, uint64 rows);
+// When access tokens expire, as far as that was all that was asked.
+void WriteLearned(const SaveWork& work);
 // Returns how many rows the schedule has taken; their numbers are in SPI_tuptable.
 uint64 ScheduleFailed(const SaveWork& work, const Picked& failed, bool rows_written);
 void DeleteParkedRows(const SaveWork& work, const Picked& rows, bool unrotated);

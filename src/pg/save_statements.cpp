@@ -63,8 +63,6 @@ void Mark(const SaveWork& work, Marks& marks, uint64 rows) {
   for (uint64 i = 0; i < rows; i++) marks[ResultNumber(i, static_cast<int>(work.outcomes.size()))] = 1;
 }
 
-void MarkWritten(const SaveWork& work, uint64 rows) { Mark(work, work.written, rows); }
-
 // The status that an outcome gives to its row; empty: it stays.
 std::string_view NewStatus(const Outcome& outcome) {
   if (!outcome.failure) return {};
@@ -99,18 +97,6 @@ std::string_view StatusFor(const TokenTable& table, const Outcome& outcome, Micr
   return {};
 }
 
-// All outcomes of a save belong to one table. Executes in the name of the table's owner, and what it writes is
-// no news to the schedule.
-uint64 ExecuteOnTable(const TokenTable& table, Statement* statement, Datum* values) {
-  SetOwnWrites(table.id);
-  TableScope scope;
-  if (!table.built_in) EnterTableScope(table, true, &scope);
-  uint64 rows = Execute(statement, values, false);
-  if (!table.built_in) LeaveTableScope(scope);
-  SetOwnWrites(0);
-  return rows;
-}
-
 void WriteTokens(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {
   auto at = [&](int i) -> const Outcome& { return work.outcomes[i]; };
   const Oid stored = ElementOf(StoredArrayType(*statements->table)), fresh = ElementOf(NewTokenArrayType(*statements->table));
@@ -129,26 +115,13 @@ void WriteTokens(const SaveWork& work, TokenTableStatements* statements, const P
   MarkWritten(work, ExecuteOnTable(*statements->table, &statements->save, values));
 }
 
-// What has been written into rows for which outdated(i) holds must not stay there.
-template <class Outdated>
-void RefuseOutdated(const SaveWork& work, const Picked& rows, Outdated outdated) {
-  bool any = false;
-  for (int i = 0; i < rows.count; i++) {
-    work.outdated[rows.index[i]] = outdated(rows.index[i]);
-    any = any || work.outdated[rows.index[i]];
-  }
-  if (any)
-    ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-                    errmsg("tokens were stored while their refresh was in flight")));
-}
-
 void ScheduleRefreshed(const SaveWork& work, const Picked& rows) {
   Datum values[] = {Numbers(rows),
                     ScheduleIds(work, rows),
                     Generations(work, rows),
                     Booleans(rows, [&](int i) { return work.sealed[i].rotated; }),
-                    Times(rows, [&](int i) { return work.outcomes[i].due_at; }),
-                    Times(rows, [&](int i) { return work.outcomes[i].expires_at; }),
+                    Times(rows, [&](int i) { return work.outcomes[i].ScheduledDueAt(); }),
+                    Times(rows, [&](int i) { return work.outcomes[i].ScheduledExpiry(); }),
                     Times(rows, [&](int i) { return AnsweredAt(work.outcomes[i]); })};
   uint64 count = Execute(&schedule_refreshed, values, false);
   if (count == static_cast<uint64>(rows.count)) return;
@@ -162,7 +135,8 @@ void WriteAllSecondary(const SaveWork& work, const Picked& rows) {
   for (int i = 0; i < rows.count; i++) {
     const Outcome& outcome = work.outcomes[rows.index[i]];
     const CredentialName name = {TextDatum(work.provider_names[rows.index[i]]), TextDatum(outcome.claim.subject), 0};
-    WriteSecondary(name, Grant::kSame, {&*outcome.tokens, outcome.answered_at}, "refresher");
+    const OwnClient client = {outcome.claim.client_id, outcome.claim.client_secret.view()};
+    WriteSecondary(name, Grant::kSame, {&*outcome.tokens, outcome.answered_at, client}, "refresher");
   }
 }
 
@@ -230,6 +204,7 @@ void WriteFailures(const SaveWork& work) {
 }
 
 std::string_view EventName(const Outcome& outcome) {
+  if (outcome.introspected) return outcome.failure ? "introspection_failed" : "introspected";
   if (outcome.tokens.has_value()) return "refreshed";
   return NewStatus(outcome) == "needs_reauth" ? "needs_reauth" : "refresh_failed";
 }
@@ -261,6 +236,18 @@ SaveWork OnlyWritten(const SaveWork& work) {
 
 }  // namespace
 
+void MarkWritten(const SaveWork& work, uint64 rows) { Mark(work, work.written, rows); }
+
+uint64 ExecuteOnTable(const TokenTable& table, Statement* statement, Datum* values) {
+  SetOwnWrites(table.id);
+  TableScope scope;
+  if (!table.built_in) EnterTableScope(table, true, &scope);
+  uint64 rows = Execute(statement, values, false);
+  if (!table.built_in) LeaveTableScope(scope);
+  SetOwnWrites(0);
+  return rows;
+}
+
 void CommitToDisk() {
   if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
     set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
@@ -288,6 +275,7 @@ uint64 ScheduleFailed(const SaveWork& work, const Picked& failed, bool rows_writ
 void WriteOutcomes(const SaveWork& work) {
   CommitToDisk();
   WriteSuccesses(work);
+  WriteLearned(work);
   WriteFailures(work);
   for (size_t i : work.which)
     if (work.outcomes[i].released) work.written[i] = 1;

@@ -24,12 +24,15 @@ TokenTableStatements* Make(TokenTable* table) {
                       TEXTARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID};
   const Oid mark[] = {INT4ARRAYOID,        TEXTARRAYOID, stored,      fresh,
                       TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID};
+  const Oid load[] = {INT4ARRAYOID, TEXTARRAYOID, BOOLARRAYOID};
+  const Oid learn[] = {INT4ARRAYOID, TEXTARRAYOID, stored, TIMESTAMPTZARRAYOID};
   const Oid cursor[] = {TEXTOID};
   TokenTableStatements* statements = static_cast<TokenTableStatements*>(palloc0(sizeof(TokenTableStatements)));
   statements->table = table;
-  SetStatement(&statements->load, LoadSql(*table), lengthof(keys), keys);
+  SetStatement(&statements->load, LoadSql(*table), lengthof(load), load);
   SetStatement(&statements->save, SaveSql(*table), lengthof(save), save);
   SetStatement(&statements->mark, MarkSql(*table), lengthof(mark), mark);
+  SetStatement(&statements->learn, LearnSql(*table), lengthof(learn), learn);
   SetStatement(&statements->scan_first, ScanSql(*table, false, kScanBatch), 0, cursor);
   SetStatement(&statements->scan_next, ScanSql(*table, true, kScanBatch), lengthof(cursor), cursor);
   SetStatement(&statements->scan_row, ScanRowSql(*table), lengthof(cursor), cursor);
@@ -83,6 +86,7 @@ void ReleaseStatements(TokenTableStatements* statements) {
   Release(&statements->load);
   Release(&statements->save);
   Release(&statements->mark);
+  Release(&statements->learn);
   Release(&statements->scan_first);
   Release(&statements->scan_next);
   Release(&statements->scan_row);

@@ -31,6 +31,7 @@ struct TokenTableStatements {
   Statement load;
   Statement save;
   Statement mark;
+  Statement learn;
   Statement scan_first;
   Statement scan_next;
   Statement scan_row;

@@ -88,13 +88,16 @@ class PgStore final : public Store {
   Error Complain(const char* doing, const PostgresError& error);
   const std::string& ProviderName(int32_t id) const;
   std::vector<std::string> ProviderNames(std::span<const Outcome> outcomes) const;
-  Result<Secret> OpenRefreshToken(const KeyRing& ring, int32_t token_table, const std::string& row_key,
-                                  std::string_view stored, std::string_view opened) const;
+  Result<Secret> OpenToken(const KeyRing& ring, int32_t token_table, const std::string& row_key, const char* column,
+                           std::string_view stored, std::string_view opened) const;
 
   // Claiming (store_claim.cpp).
   Status ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch);
   void OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch);
+  Status OpenClaim(const KeyRing& ring, const TokenRow& row, Claim* claim) const;
+  Status OpenClient(const KeyRing& ring, const TokenRow& row, Claim* claim) const;
   std::vector<int32_t> TablesFullOfUnsaved() const;
+  std::vector<int32_t> IntrospectedProviders() const;
   void NoteUnopened(int64_t journal_id, const std::vector<Claim>& opened, const std::vector<Claim>& unopened,
                     bool blame_rows);
   Result<int64_t> NoteInFlight(const std::vector<int64_t>& schedule_ids);

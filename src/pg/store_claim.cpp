@@ -11,8 +11,10 @@ namespace token_refresh {
 
 namespace {
 
-std::string_view OpenedView(const TokenRow& row) {
-  return row.opened == nullptr ? std::string_view() : std::string_view(row.opened);
+std::string_view View(const char* text) { return text == nullptr ? std::string_view() : std::string_view(text); }
+
+std::string_view View(const struct varlena* bytes) {
+  return bytes == nullptr ? std::string_view() : std::string_view(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
 }
 
 Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t journal_id) {
@@ -25,7 +27,8 @@ Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t jour
   if (row.token.subject != nullptr) claim.subject = row.token.subject;
   if (row.token.label != nullptr) claim.label = row.token.label;
   if (row.token.captured != nullptr) claim.captured = row.token.captured;
-  claim.stored_refresh_token.assign(VARDATA_ANY(row.token.stored), VARSIZE_ANY_EXHDR(row.token.stored));
+  claim.stored_refresh_token = View(row.token.stored);
+  if (row.token.refresh_expires_at != 0) claim.refresh_expires_at = FromTimestamp(row.token.refresh_expires_at);
   claim.generation = row.generation;
   claim.attempts = row.attempts;
   claim.lost_response = row.lost_response;
@@ -46,11 +49,11 @@ struct PgStore::ClaimScratch {
 
 Status PgStore::ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch) {
   MemoryContextReset(scratch_context_);
-  const std::vector<int32_t> full = TablesFullOfUnsaved();
+  const std::vector<int32_t> full = TablesFullOfUnsaved(), introspected = IntrospectedProviders();
   auto error = RunPostgres(kActivityClaim, [&] {
     scratch->rows =
         static_cast<PlainClaim*>(MemoryContextAllocZero(scratch_context_, sizeof(PlainClaim) * requests.size()));
-    scratch->journal_id = ReadAndNoteClaims(now, requests, full, scratch_context_, scratch->rows);
+    scratch->journal_id = ReadAndNoteClaims(now, requests, {full, introspected}, scratch_context_, scratch->rows);
   });
   if (error) return Complain("claiming due credentials", *error);
   return Ok();
@@ -64,6 +67,13 @@ std::vector<int32_t> PgStore::TablesFullOfUnsaved() const {
   return full;
 }
 
+std::vector<int32_t> PgStore::IntrospectedProviders() const {
+  std::vector<int32_t> ids;
+  for (const auto& provider : providers_)
+    if (provider->options.timing.introspects) ids.push_back(provider->id);
+  return ids;
+}
+
 void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* scratch, ClaimBatch* batch) {
   if (scratch->journal_id == 0) return;
   Result<const KeyRing*> ring = LoadKeyRing();
@@ -73,11 +83,8 @@ void PgStore::OpenClaims(std::span<const ClaimRequest> requests, ClaimScratch* s
     const PlainClaim& row = scratch->rows[i];
     if (!row.claimed) continue;
     Claim claim = MakeClaim(requests[i], row, scratch->journal_id);
-    Result<Secret> opened = ring.ok() ? OpenRefreshToken(**ring, claim.token_table, claim.row_key,
-                                                         claim.stored_refresh_token, OpenedView(row.token))
-                                      : Result<Secret>(ring.error());
+    const Status opened = ring.ok() ? OpenClaim(**ring, row.token, &claim) : Status(ring.error());
     if (opened.ok()) {
-      claim.refresh_token = std::move(*opened);
       in_flight_[claim.schedule_id] = StoredDigest(claim.stored_refresh_token);
       batch->claims.push_back(std::move(claim));
       continue;
@@ -120,11 +127,36 @@ void PgStore::NoteUnopened(int64_t journal_id, const std::vector<Claim>& opened,
   }
 }
 
+Status PgStore::OpenClaim(const KeyRing& ring, const TokenRow& row, Claim* claim) const {
+  auto open = [&](const char* column, std::string_view stored, const char* opened) {
+    return OpenToken(ring, claim->token_table, claim->row_key, column, stored, View(opened));
+  };
+  Result<Secret> refresh = open("refresh_token", claim->stored_refresh_token, row.opened);
+  if (!refresh.ok()) return refresh.error();
+  claim->refresh_token = std::move(*refresh);
+  if (Status client = OpenClient(ring, row, claim); !client.ok()) return client;
+  if (row.stored_access == nullptr) return Ok();
+  // One that does not open is refreshed, which replaces it.
+  Result<Secret> access = open("access_token", View(row.stored_access), row.opened_access);
+  if (access.ok()) claim->access_token = std::move(*access);
+  return Ok();
+}
+
+Status PgStore::OpenClient(const KeyRing& ring, const TokenRow& row, Claim* claim) const {
+  if (row.client_id != nullptr) claim->client_id = row.client_id;
+  if (row.stored_client_secret == nullptr) return Ok();
+  Result<Secret> secret =
+      OpenToken(ring, claim->token_table, claim->row_key, "client_secret", View(row.stored_client_secret), {});
+  if (!secret.ok()) return Error{secret.error().code, "its client_secret: " + secret.error().message, {}};
+  claim->client_secret = std::move(*secret);
+  return Ok();
+}
+
 // opened: what the table's own function has made of it, if it has one.
-Result<Secret> PgStore::OpenRefreshToken(const KeyRing& ring, int32_t token_table, const std::string& row_key,
-                                         std::string_view stored, std::string_view opened) const {
+Result<Secret> PgStore::OpenToken(const KeyRing& ring, int32_t token_table, const std::string& row_key,
+                                  const char* column, std::string_view stored, std::string_view opened) const {
   const TokenCipher cipher = CipherOf(token_table);
-  if (cipher.kind != TableCipher::kFunctions) return OpenStoredToken(ring, cipher, row_key, "refresh_token", stored);
+  if (cipher.kind != TableCipher::kFunctions) return OpenStoredToken(ring, cipher, row_key, column, stored);
   if (opened.empty()) return Error{ErrorCode::kNotAuthentic, "the decrypt function of the table gives nothing", {}};
   return Secret(opened);
 }

@@ -174,6 +174,8 @@ Result<PgStore::ParkedOutcomes> PgStore::LoadParked(const std::vector<int64_t>& 
   std::vector<int64_t> unopened;
   for (uint64 i = 0; i < count; i++) {
     Result<Outcome> outcome = ring.ok() ? MakeOutcome(**ring, rows[i]) : Result<Outcome>(ring.error());
+    const Status client = outcome.ok() ? OpenClient(**ring, rows[i].token, &outcome->claim) : Ok();
+    if (!client.ok()) outcome = client.error();
     StoredToken stored = ToStored(rows[i].token);
     WipeOpened(&rows[i].token, 1);
     if (!outcome.ok()) {

@@ -141,7 +141,7 @@ PgStore::Sameness PgStore::Compare(const Result<const KeyRing*>& ring, const Cla
   if (current.refresh_token.empty()) return Sameness::kOther;
   if (!ring.ok()) return Sameness::kUnclear;
   Result<Secret> opened =
-      OpenRefreshToken(**ring, claim.token_table, row_key, current.refresh_token, current.opened.view());
+      OpenToken(**ring, claim.token_table, row_key, "refresh_token", current.refresh_token, current.opened.view());
   if (!opened.ok()) return Sameness::kUnclear;
   return opened->Equals(claim.StoredRefreshToken().view()) ? Sameness::kSame : Sameness::kOther;
 }

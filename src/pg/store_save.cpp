@@ -20,6 +20,7 @@ constexpr Micros kRowByRowBudget = kSecond;
 std::vector<std::string> Messages(std::span<const Outcome> outcomes) {
   std::vector<std::string> messages(outcomes.size());
   for (size_t i = 0; i < outcomes.size(); i++) {
+    messages[i] = outcomes[i].remark;
     if (outcomes[i].failure) messages[i] = outcomes[i].failure->message;
     if (!outcomes[i].tokens) continue;
     for (const std::string& warning : outcomes[i].tokens->warnings)

@@ -16,8 +16,9 @@ namespace token_refresh {
 namespace {
 
 constexpr const char* kColumnWords[kTokenColumns] = {
-    "provider",   "subject",            "label",  "access_token", "refresh_token", "token_type",  "scope",     "captured",     "issued_at",
-    "expires_at", "refresh_expires_at", "status", "last_error",   "result",        "refreshed_at", "updated_at"};
+    "provider",  "subject",    "label",         "access_token", "refresh_token",      "token_type", "scope",
+    "captured",  "client_id",  "client_secret", "issued_at",    "expires_at",         "refresh_expires_at",
+    "status",    "last_error", "result",        "refreshed_at", "updated_at"};
 
 // One row of token_table.
 struct Record {

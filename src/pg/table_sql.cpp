@@ -44,20 +44,19 @@ const char* FilterHolds(const TokenTable& table) {
   return table.filter == nullptr ? "true" : psprintf("((%s\n) IS TRUE)", table.filter);
 }
 
-// The refresh token in a form that compares with what was loaded.
-const char* StoredRefreshToken(const TokenTable& table) {
-  const char* stored = Reference(table, kColumnRefreshToken);
-  return table.columns[kColumnRefreshToken].kind == ColumnKind::kBytea ? stored : psprintf("%s::text", stored);
+// A token in a form that compares with what was loaded.
+const char* StoredToken(const TokenTable& table, TokenColumn column) {
+  const char* stored = Reference(table, column);
+  return table.columns[column].kind == ColumnKind::kBytea ? stored : psprintf("%s::text", stored);
 }
+
+const char* StoredRefreshToken(const TokenTable& table) { return StoredToken(table, kColumnRefreshToken); }
 
 const char* IsTooLong(const char* token) {
   return psprintf("(coalesce(pg_catalog.octet_length(%s), 0) > %d)", token, kMostTokenBytes);
 }
 
-const char* HasRefreshToken(const TokenTable& table) {
-  const char* stored = StoredRefreshToken(table);
-  return psprintf("(%s IS NOT NULL AND %s <> '')", stored, stored);
-}
+const char* HasToken(const char* stored) { return psprintf("(%s IS NOT NULL AND %s <> '')", stored, stored); }
 
 const char* Encrypted(const TokenTable& table, TokenColumn column, const char* expression) {
   const char* type = table.columns[column].type;
@@ -66,11 +65,11 @@ const char* Encrypted(const TokenTable& table, TokenColumn column, const char* e
   return psprintf("%s(%s::text, %s::text)::%s", table.encrypt_function, expression, Subject(table), type);
 }
 
-// The refresh token as the decrypt function opens it.
-const char* Decrypted(const TokenTable& table) {
-  const bool bytes = table.columns[kColumnRefreshToken].kind == ColumnKind::kBytea;
-  const char* opened = psprintf("%s(%s::%s, %s::text)::text", table.decrypt_function,
-                                Reference(table, kColumnRefreshToken), bytes ? "bytea" : "text", Subject(table));
+// A token as the decrypt function opens it.
+const char* Decrypted(const TokenTable& table, TokenColumn column) {
+  const bool bytes = table.columns[column].kind == ColumnKind::kBytea;
+  const char* opened = psprintf("%s(%s::%s, %s::text)::text", table.decrypt_function, Reference(table, column),
+                                bytes ? "bytea" : "text", Subject(table));
   return psprintf("(SELECT CASE WHEN NOT %s THEN _opened.token END FROM (SELECT %s AS token OFFSET 0) AS _opened)",
                   IsTooLong("_opened.token"), opened);
 }
@@ -130,10 +129,24 @@ const char* NextKeys(const TokenTable& table, bool has_cursor, int limit) {
                   KeyOrder(table), limit);
 }
 
+// A token as it is stored, and as the decrypt function opens it, where a condition holds and it can be read.
+struct LoadedToken {
+  const char *stored, *opened;
+};
+
+LoadedToken Loaded(const TokenTable& table, TokenColumn column, const char* condition) {
+  const char* stored = StoredToken(table, column);
+  const char* readable = psprintf("%s AND %s AND NOT %s", condition, HasToken(stored), IsTooLong(stored));
+  return {psprintf("CASE WHEN %s THEN %s END", readable, stored),
+          table.cipher != TableCipher::kFunctions
+              ? "NULL::text"
+              : psprintf("CASE WHEN %s THEN %s END", readable, Decrypted(table, column))};
+}
+
 // What the sweep wants to know of a row.
 const char* Scanned(const TokenTable& table) {
   return psprintf("SELECT %s, %s, %s, %s, %s, %s, %s, %s, %s, %s FROM %s", KeyText(table), Cut(ProviderName(table)),
-                  Cut(Subject(table)), Cut(Label(table)), HasRefreshToken(table),
+                  Cut(Subject(table)), Cut(Label(table)), HasToken(StoredRefreshToken(table)),
                   Cut(TextOr(table, kColumnStatus, "NULL::text")),
                   TimeFrom(table, kColumnIssuedAt), TimeFrom(table, kColumnExpiresAt),
                   TimeFrom(table, kColumnRefreshExpiresAt), FilterHolds(table), From(table));
@@ -150,18 +163,18 @@ Oid NewTokenArrayType(const TokenTable& table) {
 }
 
 char* LoadSql(const TokenTable& table) {
-  const char* refresh = StoredRefreshToken(table);
-  const char* too_long = IsTooLong(refresh);
-  const char* readable = psprintf("%s AND NOT %s", HasRefreshToken(table), too_long);
-  const char* opened = table.cipher != TableCipher::kFunctions
-                           ? "NULL::text"
-                           : psprintf("CASE WHEN %s THEN %s END", readable, Decrypted(table));
+  const LoadedToken refresh = Loaded(table, kColumnRefreshToken, "true");
+  const LoadedToken access = Loaded(table, kColumnAccessToken, "_new._token_refresh_access");
   // The filter may name columns without their table: these have names that no column of it has.
-  return psprintf("SELECT _new._token_refresh_n, %s, %s, CASE WHEN %s THEN %s END, %s, %s, %s, %s, %s"
-                  " FROM unnest($1, $2) AS _new(_token_refresh_n, _token_refresh_key) JOIN %s ON %s",
-                  Cut(Subject(table)), Cut(Label(table)), readable, refresh, opened, FilterHolds(table),
-                  Cut(TextOr(table, kColumnStatus, "NULL::text")), too_long, TextOr(table, kColumnCaptured, "NULL::text"), From(table),
-                  KeyMatch(table, "_new._token_refresh_key"));
+  return psprintf("SELECT _new._token_refresh_n, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s"
+                  " FROM unnest($1, $2, $3) AS _new(_token_refresh_n, _token_refresh_key, _token_refresh_access)"
+                  " JOIN %s ON %s",
+                  Cut(Subject(table)), Cut(Label(table)), refresh.stored, refresh.opened, FilterHolds(table),
+                  Cut(TextOr(table, kColumnStatus, "NULL::text")), IsTooLong(StoredRefreshToken(table)),
+                  TextOr(table, kColumnCaptured, "NULL::text"), access.stored, access.opened,
+                  TextOr(table, kColumnClientId, "NULL::text"),
+                  Has(table, kColumnClientSecret) ? Reference(table, kColumnClientSecret) : "NULL::bytea",
+                  TimeFrom(table, kColumnRefreshExpiresAt), From(table), KeyMatch(table, "_new._token_refresh_key"));
 }
 
 char* SaveSql(const TokenTable& table) {
@@ -215,6 +228,19 @@ char* MarkSql(const TokenTable& table) {
   appendStringInfo(&sql, " FROM unnest($1, $2, $3, $4, $5, $6, $7) AS _new(n, key, old, refresh, refresh_expires_at,"
                    " status, last_error) WHERE %s AND %s = _new.old AND (_new.refresh IS NOT NULL OR %s)"
                    " RETURNING _new.n", KeyMatch(table, "_new.key"), StoredRefreshToken(table), NotDisconnected(table));
+  return sql.data;
+}
+
+char* LearnSql(const TokenTable& table) {
+  StringInfoData sql;
+  initStringInfo(&sql);
+  // An UPDATE, and so a row lock, for tables without a column for the expiry as well.
+  appendStringInfo(&sql, "UPDATE %s SET %s = %s", From(table), Quoted(table, kColumnRefreshToken),
+                   Reference(table, kColumnRefreshToken));
+  AppendTime(&sql, table, kColumnExpiresAt, "_new.expires_at");
+  AppendTime(&sql, table, kColumnUpdatedAt, "pg_catalog.now()");
+  appendStringInfo(&sql, " FROM unnest($1, $2, $3, $4) AS _new(n, key, old, expires_at) WHERE %s AND %s = _new.old"
+                   " RETURNING _new.n", KeyMatch(table, "_new.key"), StoredRefreshToken(table));
   return sql.data;
 }
 

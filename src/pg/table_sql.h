@@ -18,8 +18,10 @@ Oid StoredArrayType(const TokenTable& table);
 // The type of the arrays that hold new tokens: as they are stored, or plain for an encrypt function.
 Oid NewTokenArrayType(const TokenTable& table);
 
-// (n int4[], key text[]) -> n, subject, label, refresh token as stored, the refresh token as the decrypt
-// function opens it (null for other ciphers), whether the filter holds, status, whether the token is too long to be read
+// (n int4[], key text[], with access token bool[]) -> n, subject, label, refresh token as stored, the refresh token as
+// the decrypt function opens it (null for other ciphers), whether the filter holds, status, whether the token is too
+// long to be read, captured fields, access token as stored and as opened, client_id, client_secret as stored,
+// refresh_expires_at
 char* LoadSql(const TokenTable& table);
 
 // (n int4[], key text[], old[], access[], refresh[], token_type text[], scope text[], issued_at timestamptz[],
@@ -30,6 +32,9 @@ char* SaveSql(const TokenTable& table);
 // the rows that still hold old and that the application has not disconnected. What is null stays; a new refresh
 // token is written all the same.
 char* MarkSql(const TokenTable& table);
+
+// (n int4[], key text[], old[], expires_at timestamptz[]) -> n of the rows that still hold old
+char* LearnSql(const TokenTable& table);
 
 // (cursor text), none for the first batch -> key, provider, subject, label, has refresh token, status, issued_at,
 // expires_at, refresh_expires_at, whether the filter holds; at most limit rows in the order of the key

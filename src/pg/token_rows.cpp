@@ -20,25 +20,37 @@ char* CopyText(HeapTuple tuple, int column) {
   return is_null ? nullptr : TextDatumGetCString(value);
 }
 
+struct varlena* CopyStored(HeapTuple tuple, int column) {
+  bool is_null;
+  Datum value = SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, &is_null);
+  return is_null ? nullptr : PG_DETOAST_DATUM_COPY(value);
+}
+
 void ReadRow(const TokenTable& table, HeapTuple tuple, TokenRow* row) {
   bool is_null;
   row->found = true;
   row->subject = CopyText(tuple, 2);
   row->label = CopyText(tuple, 3);
-  Datum stored = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 4, &is_null);
-  row->stored = is_null ? nullptr : PG_DETOAST_DATUM_COPY(stored);
+  row->stored = CopyStored(tuple, 4);
   if (DatumGetBool(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 8, &is_null))) row->trouble = kTooLongMessage;
   row->opened = CopyText(tuple, 5);
   row->filter_holds = DatumGetBool(SPI_getbinval(tuple, SPI_tuptable->tupdesc, 6, &is_null));
   row->status = StatusOf(table, CopyText(tuple, 7));
   row->captured = CopyText(tuple, 9);
+  row->stored_access = CopyStored(tuple, 10);
+  row->opened_access = CopyText(tuple, 11);
+  row->client_id = CopyText(tuple, 12);
+  row->stored_client_secret = CopyStored(tuple, 13);
+  Datum refresh_expires_at = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 14, &is_null);
+  row->refresh_expires_at = is_null ? 0 : DatumGetTimestampTz(refresh_expires_at);
 }
 
 // which: indices into row_keys and rows.
 void Read(TokenTableStatements* statements, const char* const* row_keys, const int* which, int count,
           MemoryContext context, TokenRow* rows) {
   Datum values[] = {MakeArray(count, INT4OID, [](int i, bool*) { return Int32GetDatum(i); }),
-                    MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(row_keys[which[i]]); })};
+                    MakeArray(count, TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(row_keys[which[i]]); }),
+                    MakeArray(count, BOOLOID, [&](int i, bool*) { return BoolGetDatum(rows[which[i]].access_wanted); })};
   uint64 found = Execute(&statements->load, values, false);
   MemoryContext previous = MemoryContextSwitchTo(context);
   for (uint64 i = 0; i < found; i++)
@@ -47,7 +59,11 @@ void Read(TokenTableStatements* statements, const char* const* row_keys, const i
 }
 
 void SetAll(const TokenRow& row, const int* which, int count, TokenRow* rows) {
-  for (int i = 0; i < count; i++) rows[which[i]] = row;
+  for (int i = 0; i < count; i++) {
+    const bool access_wanted = rows[which[i]].access_wanted;
+    rows[which[i]] = row;
+    rows[which[i]].access_wanted = access_wanted;
+  }
 }
 
 void SetTrouble(const char* trouble, const int* which, int count, TokenRow* rows, Micros until = 0) {
@@ -112,7 +128,8 @@ void ReadTokenRows(TokenTable* table, const char* const* row_keys, int count, Me
 
 void WipeOpened(TokenRow* rows, int count) {
   for (int i = 0; i < count; i++)
-    if (rows[i].opened != nullptr) explicit_bzero(rows[i].opened, strlen(rows[i].opened));
+    for (char* opened : {rows[i].opened, rows[i].opened_access})
+      if (opened != nullptr) explicit_bzero(opened, strlen(opened));
 }
 
 }  // namespace token_refresh

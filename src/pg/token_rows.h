@@ -10,8 +10,9 @@
 
 namespace token_refresh {
 
-// Plain data. opened is a token in plain text: WipeOpened when it has been used.
+// Plain data. opened and opened_access are tokens in plain text: WipeOpened when it has been used.
 struct TokenRow {
+  bool access_wanted;   // set by the caller: the access token is read as well
   bool found;
   bool locked;          // somebody holds the whole table locked; nothing below is set
   const char* trouble;  // null: none; else nothing below is set, but the next. Holds no secret.
@@ -21,6 +22,11 @@ struct TokenRow {
   char* captured;          // a JSON object of texts; null: none
   struct varlena* stored;  // the refresh token as stored; null: none
   char* opened;            // by the table's decrypt function; null: the cipher is another
+  struct varlena* stored_access;  // only if wanted; null: none, or too long
+  char* opened_access;
+  char* client_id;                       // of the credential itself; null: the provider's client is meant
+  struct varlena* stored_client_secret;  // null: none
+  TimestampTz refresh_expires_at;        // 0: not known
   bool filter_holds;
   TokenStatus status;
 };

@@ -21,6 +21,8 @@ enum TokenColumn {
   kColumnTokenType,
   kColumnScope,
   kColumnCaptured,
+  kColumnClientId,
+  kColumnClientSecret,
   kColumnIssuedAt,
   kColumnExpiresAt,
   kColumnRefreshExpiresAt,

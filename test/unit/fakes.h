@@ -86,6 +86,11 @@ class FakeTransport : public HttpTransport {
       completed_.push_back({request.id, MakeResponse(status, body)});
   }
 
+  void FailAllPending(TransportFailure failure) {
+    for (const Pending& request : std::exchange(pending, {}))
+      completed_.push_back({request.id, MakeTransportFailure(failure)});
+  }
+
   std::vector<Pending> pending;
 
  private:
@@ -106,6 +111,8 @@ class FakeStore : public Store {
     std::optional<FailureClass> failure;
     std::string message;
     int writes = 0;
+    int introspections = 0;
+    std::string client_id, client_secret;  // of its own
     int32_t token_table = 1;
 
     // What the world does to the row.
@@ -242,6 +249,9 @@ class FakeStore : public Store {
     claim.token_table = row.token_table;
     claim.stored_refresh_token = Sealed(row.refresh_token);
     claim.refresh_token = Secret(row.refresh_token);
+    claim.client_id = row.client_id;
+    claim.client_secret = Secret(row.client_secret);
+    if (!row.expires_at && !request.on_demand) claim.access_token = Secret(row.access_token);
     claim.generation = row.generation;
     claim.attempts = row.attempts;
     claim.lost_response = row.lost_response;
@@ -253,7 +263,8 @@ class FakeStore : public Store {
   }
 
   SaveVerdict SaveOne(Micros now, const Outcome& outcome) {
-    EXPECT_EQ(1, outcome.tokens.has_value() + outcome.failure.has_value() + outcome.released);
+    const bool learned = outcome.introspected && !outcome.failure;
+    EXPECT_EQ(1, outcome.tokens.has_value() + outcome.failure.has_value() + outcome.released + learned);
     EXPECT_TRUE(outcome.failure || outcome.rotated_refresh_token.empty());
     const int64_t id = outcome.claim.schedule_id;
     EXPECT_TRUE(journal.contains(id)) << "saved without a claim: " << id;
@@ -265,7 +276,18 @@ class FakeStore : public Store {
     if (outcome.released) return SaveVerdict::kSaved;
     const bool same_token = Sealed(row.refresh_token) == outcome.claim.stored_refresh_token;
     if (!same_token || row.generation != outcome.claim.generation) return SaveVerdict::kSuperseded;
+    if (learned) return WriteLearned(outcome, row);
     return outcome.tokens ? WriteTokens(now, outcome, row) : WriteFailure(now, outcome, row);
+  }
+
+  static SaveVerdict WriteLearned(const Outcome& outcome, Row& row) {
+    row.expires_at = outcome.expires_at;
+    row.due_at = outcome.due_at;
+    row.attempts = outcome.attempts;
+    row.failure.reset();
+    row.message = outcome.remark;
+    row.introspections++;
+    return SaveVerdict::kSaved;
   }
 
   SaveVerdict WriteTokens(Micros now, const Outcome& outcome, Row& row) {
@@ -284,7 +306,8 @@ class FakeStore : public Store {
       return SaveVerdict::kParked;
     }
     row.refresh_token = replacement;
-    row.due_at = outcome.due_at;
+    row.due_at = outcome.ScheduledDueAt();
+    row.expires_at = outcome.ScheduledExpiry();
     row.status = "connected";
     row.failure.reset();
     row.message.clear();

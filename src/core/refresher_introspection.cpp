@@ -1,0 +1,39 @@
+// Asking when an access token expires, where the provider's answers do not tell. A row without an expiry is due at
+// once; when it is claimed, this is what is asked for. The next turn of the row is a refresh like any other.
+#include <utility>
+#include <variant>
+
+#include "core/introspection.h"
+#include "core/refresh_outcome.h"
+#include "core/refresher_impl.h"
+
+namespace token_refresh {
+
+// Whoever waits for the row wants a new token.
+bool Refresher::Impl::WantsIntrospection(const Claim& claim, const Provider& provider) {
+  return provider.options.timing.introspects && !claim.asked_for && !claim.expires_at && !claim.access_token.empty();
+}
+
+void Refresher::Impl::TakeIntrospection(InFlight flight, const HttpResponse& response) {
+  // Somebody has come to wait for the row meanwhile.
+  if (flight.claim.asked_for) {
+    if (draining) return GiveBack(std::move(flight.claim), DemandResult::kShuttingDown);
+    return Dispatch(std::move(flight.claim));
+  }
+  const Provider& provider = *flight.provider;
+  std::vector<std::string_view> sent = SecretsOf(provider, flight.claim);
+  std::variant<Introspection, Failure> answer = ReadIntrospection(provider, response, sent, now);
+  const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
+  Failure* failure = std::get_if<Failure>(&answer);
+  Outcome outcome = failure == nullptr
+                        ? IntrospectedOutcome(std::move(flight.claim), *std::get_if<Introspection>(&answer), context)
+                        : UnlearnedOutcome(std::move(flight.claim), std::move(*failure), context);
+  outcome.duration = response.duration;
+  // Only what everybody has to heed: the token endpoint may be well when this one is not.
+  const bool limited = outcome.failure && outcome.failure->failure == FailureClass::kRateLimited;
+  if (limited && flight.registration == flight.lane->shared_provider())
+    flight.lane->BlockUntil(now + outcome.failure->retry_after_us.value_or(kRateLimitDelay));
+  outbox.Add(std::move(outcome));
+}
+
+}  // namespace token_refresh
