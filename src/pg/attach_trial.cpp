@@ -68,7 +68,8 @@ int ReadKeys(TokenTableStatements* statements, Sample* samples) {
 // Reads one row as a claim would. False: it has gone meanwhile.
 bool Load(TokenTableStatements* statements, Sample* sample) {
   Datum values[] = {MakeArray(1, INT4OID, [](int, bool*) { return Int32GetDatum(0); }),
-                    MakeArray(1, TEXTOID, [&](int, bool*) { return CStringGetTextDatum(sample->row_key); })};
+                    MakeArray(1, TEXTOID, [&](int, bool*) { return CStringGetTextDatum(sample->row_key); }),
+                    MakeArray(1, BOOLOID, [](int, bool*) { return BoolGetDatum(false); })};
   if (Execute(&statements->load, values, true) == 0) return false;
   bool is_null;
   Datum stored = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null);
