@@ -153,6 +153,9 @@ BEGIN
         RETURN;
     END IF;
     DELETE FROM @extschema@.revocation x WHERE x.id = revocation_id;
+    IF outcome = 'nothing' THEN
+        RETURN;
+    END IF;
     INSERT INTO @extschema@.audit_event (event, provider, subject, label, failure, message, actor)
         VALUES (CASE WHEN outcome = 'done' THEN 'token_revoked' ELSE 'revocation_failed' END, r.provider, r.subject, r.label,
                 CASE outcome WHEN 'retry' THEN 'given_up' WHEN 'refused' THEN 'refused' END,

@@ -74,14 +74,14 @@ Status AddClientAuthentication(const Provider& provider, const ClientProof& proo
   return Ok();
 }
 
-void AuthenticateClient(const Provider& provider, HttpRequest& request, FormParams& params) {
+void AuthenticateClient(const Provider& provider, HttpRequest& request, FormParams& params, bool previous_secret) {
   using std::chrono::duration_cast;
   const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
   const Micros now = duration_cast<std::chrono::microseconds>(since_epoch).count();
   const RequestValues values(provider, "", "", now);
   const FindValue find = values.Finder();
-  static_cast<void>(
-      AddClientAuthentication(provider, {provider.options.token_endpoint, find, now, false}, request, params));
+  const ClientProof proof = {provider.options.token_endpoint, find, now, previous_secret};
+  static_cast<void>(AddClientAuthentication(provider, proof, request, params));
 }
 
 bool ProvesWithSecret(ClientAuthMethod method) {

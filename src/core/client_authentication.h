@@ -29,7 +29,8 @@ Status AddClientAuthentication(const Provider& provider, const ClientProof& proo
 
 // The same for a provider whose method cannot fail and whose endpoints have no places; what fails all the same
 // is left out, so that the provider refuses the client.
-void AuthenticateClient(const Provider& provider, HttpRequest& request, FormParams& params);
+void AuthenticateClient(const Provider& provider, HttpRequest& request, FormParams& params,
+                        bool previous_secret = false);
 
 // Whether the method proves anything with the client secret, so that another secret may do better.
 bool ProvesWithSecret(ClientAuthMethod method);

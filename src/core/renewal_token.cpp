@@ -21,4 +21,6 @@ void SetRenewalToken(RefreshWith refresh_with, TokenSet& tokens) {
   }
 }
 
+bool IsRenewalMark(const Secret& token) { return token.Equals(kNothingToPresent); }
+
 }  // namespace token_refresh

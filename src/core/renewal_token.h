@@ -12,4 +12,7 @@ namespace token_refresh {
 // presented, a mark that is never sent. Of secondary tokens as well.
 void SetRenewalToken(RefreshWith refresh_with, TokenSet& tokens);
 
+// Whether it is that mark.
+bool IsRenewalMark(const Secret& token);
+
 }  // namespace token_refresh

@@ -19,25 +19,29 @@ constexpr std::array<std::string_view, 3> kPassing = {"invalid_client", "tempora
 // RFC 7009 section 2.2: 200 for a token that is not known; some say so in the words of RFC 6750. Only an error of OAuth
 // is about this token for good; anything else may come of what stands before the endpoint, or of a client being
 // changed.
-RevocationOutcome OutcomeOf400(const HttpResponse& response) {
-  const AnswerBody body = ReadAnswerBody(response.body.view());
-  const SecretJson* error = FindMember(body.fields, "error");
-  const std::optional<std::string_view> word = error == nullptr ? std::nullopt : TextOf(*error);
-  if (!word.has_value() || word->empty()) return RevocationOutcome::kRetry;
-  if (*word == "invalid_token") return RevocationOutcome::kDone;
-  const bool passing = std::find(kPassing.begin(), kPassing.end(), *word) != kPassing.end();
+RevocationOutcome OutcomeOf400(std::string_view error) {
+  if (error.empty()) return RevocationOutcome::kRetry;
+  if (error == "invalid_token") return RevocationOutcome::kDone;
+  const bool passing = std::find(kPassing.begin(), kPassing.end(), error) != kPassing.end();
   return passing ? RevocationOutcome::kRetry : RevocationOutcome::kRefused;
+}
+
+// In an overlap.
+bool HasTwoSecrets(const Provider& provider) {
+  const Secret& previous = provider.previous_client_secret;
+  return !previous.empty() && !previous.Equals(provider.client_secret.view()) &&
+         ProvesWithSecret(provider.options.auth_method);
 }
 
 }  // namespace
 
 HttpRequest BuildRevocationRequest(const Provider& provider, const Secret& token, std::string_view hint,
-                                   const HttpDefaults& defaults) {
+                                   const HttpDefaults& defaults, bool previous_secret) {
   HttpRequest request = NewProviderRequest(provider, provider.options.revocation_endpoint, defaults);
   FormParams params;
   params.Add("token", token.view());
   if (!hint.empty()) params.Add("token_type_hint", hint);
-  AuthenticateClient(provider, request, params);
+  AuthenticateClient(provider, request, params, previous_secret);
   PostForm(request, params);
   for (const auto& [name, value] : provider.options.request_headers) SetHeader(request, name, value);
   return request;
@@ -45,13 +49,18 @@ HttpRequest BuildRevocationRequest(const Provider& provider, const Secret& token
 
 RevocationVerdict ReadRevocationAnswer(const Provider& provider, const HttpResponse& response,
                                        const std::vector<std::string_view>& sent, Micros now) {
-  if (IsSuccess(response)) return {RevocationOutcome::kDone, {}, {}};
-  RevocationVerdict verdict{RevocationOutcome::kRetry, {}, DescribeFailure(provider, response, kComplaint, sent, now)};
+  if (IsSuccess(response)) return {RevocationOutcome::kDone, {}, {}, false};
+  RevocationVerdict verdict;
+  verdict.message = DescribeFailure(provider, response, kComplaint, sent, now);
   if (IsUnavailable(response)) {
     if (response.failure == TransportFailure::kNone) verdict.retry_after = ParseRetryAfter(response.retry_after, now);
     return verdict;
   }
-  if (response.status == 400) verdict.outcome = OutcomeOf400(response);
+  const AnswerBody body = ReadAnswerBody(response.body.view());
+  const SecretJson* member = FindMember(body.fields, "error");
+  const std::string_view error = member == nullptr ? std::string_view() : TextOf(*member).value_or("");
+  if (response.status == 400) verdict.outcome = OutcomeOf400(error);
+  verdict.other_secret = error == "invalid_client" && HasTwoSecrets(provider);
   if (verdict.outcome == RevocationOutcome::kDone) verdict.message.clear();
   return verdict;
 }

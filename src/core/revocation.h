@@ -13,20 +13,23 @@
 
 namespace token_refresh {
 
-// hint: "refresh_token", "access_token", or empty for none. The provider has a revocation_endpoint.
+// hint: "refresh_token", "access_token", or empty for none. The provider has a revocation_endpoint. previous_secret:
+// the client proves itself with previous_client_secret.
 HttpRequest BuildRevocationRequest(const Provider& provider, const Secret& token, std::string_view hint,
-                                   const HttpDefaults& defaults);
+                                   const HttpDefaults& defaults, bool previous_secret = false);
 
 enum class RevocationOutcome {
   kDone,     // the token is dead: any 2xx, or the provider does not know it
   kRetry,    // nothing was decided: no answer, or any that does not speak of the token
   kRefused,  // asking again will not help: 400 with an error of OAuth
+  kNothing,  // there was no token to be revoked
 };
 
 struct RevocationVerdict {
   RevocationOutcome outcome = RevocationOutcome::kRetry;
   std::optional<Micros> retry_after;  // of kRetry, when the provider names a time, relative to the answer
   std::string message;                // scrubbed; empty when done
+  bool other_secret = false;          // of kRetry: the client was refused, and has another secret, which may do better
 };
 
 // sent: the secrets of the request. now is for an HTTP-date in Retry-After.

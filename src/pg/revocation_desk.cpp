@@ -5,9 +5,10 @@
 #include <utility>
 
 #include "core/credential_client.h"
+#include "core/renewal_token.h"
 #include "core/sealed_box.h"
-#include "pg/catalog.h"
 #include "pg/boundary.h"
+#include "pg/catalog.h"
 #include "pg/keys.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
@@ -88,6 +89,8 @@ const char* OutcomeWord(RevocationOutcome outcome) {
       return "done";
     case RevocationOutcome::kRefused:
       return "refused";
+    case RevocationOutcome::kNothing:
+      return "nothing";
     case RevocationOutcome::kRetry:
       break;
   }
@@ -184,12 +187,24 @@ void RevocationDesk::Begin(const Revocation& revocation) {
   }
   provider = ProviderForClient(provider, revocation.client_id, *client_secret);
 
+  if (IsRenewalMark(*token)) return end(CannotAsk(RevocationOutcome::kNothing, ""));
+
   // std::function wants what can be copied.
-  auto sent = std::make_shared<Secret>(std::move(*token));
-  calls_.Call(BuildRevocationRequest(*provider, *sent, revocation.hint, defaults_),
-              [this, provider, sent, id = revocation.id, attempts = revocation.attempts](const HttpResponse& response) {
-                const std::vector<std::string_view> secrets = {sent->view(), provider->client_secret.view()};
-                verdicts_.push_back({id, ReadRevocationAnswer(*provider, response, secrets, clock_.Now()), attempts});
+  Ask({revocation.id, revocation.attempts, revocation.hint, provider, std::make_shared<Secret>(std::move(*token))},
+      false);
+}
+
+// In an overlap of two client secrets with the one, and, if the client is refused, with the other.
+void RevocationDesk::Ask(const Question& question, bool previous_secret) {
+  const Provider& provider = *question.provider;
+  calls_.Call(BuildRevocationRequest(provider, *question.token, question.hint, defaults_, previous_secret),
+              [this, question, previous_secret](const HttpResponse& response) {
+                const Provider& asked = *question.provider;
+                const std::vector<std::string_view> secrets = {question.token->view(), asked.client_secret.view(),
+                                                               asked.previous_client_secret.view()};
+                RevocationVerdict verdict = ReadRevocationAnswer(asked, response, secrets, clock_.Now());
+                if (verdict.other_secret && !previous_secret) return Ask(question, true);
+                verdicts_.push_back({question.id, std::move(verdict), question.attempts});
               });
 }
 

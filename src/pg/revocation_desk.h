@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,13 @@ class RevocationDesk {
     int attempts = 0;
     std::string client_id, client_row, client_envelope;  // of the credential itself, if it has one
   };
+  struct Question {
+    int64_t id = 0;
+    int attempts = 0;
+    std::string hint;
+    std::shared_ptr<const Provider> provider;
+    std::shared_ptr<const Secret> token;
+  };
   struct Verdict {
     int64_t id = 0;
     RevocationVerdict verdict;
@@ -40,6 +48,7 @@ class RevocationDesk {
   bool MayTake() const;
   std::vector<Revocation> TakeDue(Micros now);
   void Begin(const Revocation& revocation);
+  void Ask(const Question& question, bool previous_secret);
   void Settle(const Verdict& verdict);
 
   PgStore& store_;

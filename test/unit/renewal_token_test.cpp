@@ -38,6 +38,9 @@ TEST(RenewalTokenTest, WhereNothingIsPresentedAMarkStandsThere) {
   EXPECT_NE(mark.view(), "fake-refresh");
   SetRenewalToken(RefreshWith::kNothing, tokens);
   EXPECT_EQ(tokens.refresh_token.view(), mark.view());  // so it does not pass for a new one
+  EXPECT_TRUE(IsRenewalMark(mark));
+  EXPECT_FALSE(IsRenewalMark(tokens.access_token));
+  EXPECT_FALSE(IsRenewalMark(Secret()));
 }
 
 TEST(RenewalTokenTest, SecondaryTokensToo) {

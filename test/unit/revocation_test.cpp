@@ -105,5 +105,29 @@ TEST(RevocationTest, TheProviderMayNameATime) {
   }
 }
 
+// While the client's secret is being changed the provider knows one of the two.
+TEST(RevocationTest, AClientThatIsRefusedMayHaveAnotherSecret) {
+  Provider provider = SomeProvider();
+  const HttpResponse refused = MakeResponse(401, R"({"error":"invalid_client"})");
+  const auto read = [&](const HttpResponse& response) { return ReadRevocationAnswer(provider, response, {}, kNow); };
+  EXPECT_FALSE(read(refused).other_secret);
+
+  provider.previous_client_secret = Secret("former");
+  EXPECT_TRUE(read(refused).other_secret);
+  EXPECT_EQ(read(refused).outcome, RevocationOutcome::kRetry);
+  EXPECT_TRUE(read(MakeResponse(400, R"({"error":"invalid_client"})")).other_secret);
+  EXPECT_FALSE(read(MakeResponse(401, R"({"error":"invalid_token"})")).other_secret);
+  EXPECT_FALSE(read(MakeResponse(503, R"({"error":"invalid_client"})")).other_secret);
+  EXPECT_FALSE(read(MakeResponse(200, R"({"error":"invalid_client"})")).other_secret);
+  const HttpRequest request = BuildRevocationRequest(provider, Secret(kToken), "", {}, true);
+  EXPECT_EQ(HeaderOf(request, "Authorization"), "Basic " + Base64Encode("client:former"));
+
+  provider.previous_client_secret = provider.client_secret.Clone();
+  EXPECT_FALSE(read(refused).other_secret);
+  provider.previous_client_secret = Secret("former");
+  provider.options.auth_method = ClientAuthMethod::kTlsClientAuth;
+  EXPECT_FALSE(read(refused).other_secret);
+}
+
 }  // namespace
 }  // namespace token_refresh
