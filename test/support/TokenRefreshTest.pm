@@ -105,7 +105,7 @@ sub create_provider
     my ($node, $name, %options) = @_;
     my $client_id     = delete $options{client_id}     // 'test-client';
     my $client_secret = delete $options{client_secret} // 'obviously-fake-secret';
-    $client_secret = undef if ($options{token_endpoint_auth_method} // '') eq 'none';
+    $client_secret = undef if ($options{token_endpoint_auth_method} // '') =~ /^none$|tls_client_auth$/;
     $node->safe_psql('postgres',
         sprintf('SELECT token_refresh.create_provider(%s, client_id => %s, client_secret => %s, options => %s)',
             literal($name), literal($client_id), literal($client_secret), literal(json(\%options))));
