@@ -18,10 +18,9 @@ use Test::More;
 use TokenRefreshTest;
 
 our @EXPORT = qw(start_oidc_clients start_django_server new_secret post_form introspect refresh events_of
-    all_revoked connect_by_code);
+    all_revoked connect_by_code visit_oidc_provider);
 
 my $support_dir = dirname(__FILE__);
-our $redirect = 'https://app.example.com/callback';
 
 # 32 random bytes in hex.
 sub new_secret
@@ -119,21 +118,52 @@ sub all_revoked
     return poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.revocation', 'and the providers were told of all their tokens');
 }
 
-# A sign-in whose browser is signed in at the server by these headers, and agrees to all.
+# ---- sign-in
+
+# Without a browser. $visit is called with the address of the authorization request, and returns the one that leads back to us.
+# %arguments: of begin_authorization.
 sub connect_by_code
 {
-    my ($node, $name, %headers) = @_;
+    my ($node, $name, $visit, %arguments) = @_;
+    my $list = join ', ', map { "$_ => " . literal($arguments{$_}) } sort keys %arguments;
     my ($url, $state) = split /\n/, $node->safe_psql('postgres', sprintf(
-            'SELECT unnest(ARRAY[authorization_url, state]) FROM token_refresh.begin_authorization(%s, subject => %1$s, redirect_uri => %s)', literal($name), literal($redirect)));
-    my $answer = HTTP::Tiny->new(max_redirect => 0)->get($url, { headers => \%headers });
-    my ($code) = ($answer->{headers}{location} // '') =~ /^\Q$redirect\E\?(?:.*&)?code=([^&]+)/ or die "$name: the server answers $answer->{status}";
+            'SELECT unnest(ARRAY[authorization_url, state]) FROM token_refresh.begin_authorization(%s, subject => %1$s, %s)', literal($name), $list));
+    my $location = $visit->($url);
+    my ($code) = ($location // '') =~ /^\Q$arguments{redirect_uri}\E\?(?:.*&)?code=([^&]+)/ or die "$name: no code comes back";
     $node->safe_psql('postgres', sprintf('SELECT 1 FROM token_refresh.complete_authorization(%s, %s)', literal($state), literal($code)));
+    return;
+}
+
+# At oidc-provider, as this user, who agrees to all: for connect_by_code.
+sub visit_oidc_provider
+{
+    my ($user, $url) = @_;
+    my ($origin) = $url =~ m{^(http://[^/]+)};
+    my $http = HTTP::Tiny->new(max_redirect => 0);
+    my %cookies;
+    my $method = 'GET';
+    for (1 .. 10)
+    {
+        my %form = $method eq 'POST' ? (content => "name=$user&answer=yes") : ();
+        my $answer = $http->request($method, $url, { %form,
+                headers => { Cookie => join('; ', map { "$_=$cookies{$_}" } keys %cookies), 'Content-Type' => 'application/x-www-form-urlencoded' } });
+        my $set = $answer->{headers}{'set-cookie'} // [];
+        /^([^=]+)=([^;]*)/ and $cookies{$1} = $2 for ref $set ? @$set : $set;
+        return unless defined(my $location = $answer->{headers}{location});
+        $url = $location =~ m{^/} ? "$origin$location" : $location;
+        return $url if $url =~ m{[?&]code=};
+        # A question, for which the form comes with any answer.
+        $method = $url =~ m{/interaction/} ? 'POST' : 'GET';
+    }
     return;
 }
 
 # django_server/server.py; realms.py says what the calls do.
 package RealServerTest::DjangoServer;
 our @ISA = ('TokenRefreshTest::Server');
+
+# As that user: for connect_by_code.
+sub visit { my ($self, $user, $url) = @_; return HTTP::Tiny->new(max_redirect => 0)->get($url, { headers => { 'X-Test-User' => $user } })->{headers}{location}; }
 
 sub refresh_tokens { my ($self, $user) = @_; return @{ $self->call(GET => "/test/tokens?user=$user") }; }
 

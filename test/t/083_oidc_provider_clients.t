@@ -1,6 +1,6 @@
 # Every client authentication that oidc-provider supports, over http and over https with a private CA, with rotating refresh tokens
-# and without; what it must refuse; introspection and revocation as the server tells it. The server revokes a grant when a refresh
-# token is presented twice. Keys and certificates are made at run time.
+# and without; what it must refuse; introspection, revocation and a sign-in afterwards, as the server tells it. The server revokes a
+# grant when a refresh token is presented twice. Keys and certificates are made at run time.
 use strict;
 use warnings;
 
@@ -28,7 +28,7 @@ DialectTest::openssl('genpkey', '-algorithm', 'RSA', '-pkeyopt', 'rsa_keygen_bit
 # tls             https, with the CA that has signed the server's certificate
 # client_id, client_secret    other ones than usual
 # registered      what the server knows of the client besides, or otherwise; key_file in the folder
-# options         what create_provider is told besides, or otherwise
+# options         what create_provider is told besides, or otherwise; <issuer> stands for the server's
 # altered         what alter_provider is told afterwards
 # failure, message            it must not work, and why; without: it must
 # unsent          it fails before anything is sent
@@ -53,6 +53,7 @@ my @cases = (
     { name => 'jwt-ps256',     method => $jwt, alg => 'PS256', key => 'rsa' },
     { name => 'jwt-es256',     method => $jwt, alg => 'ES256', key => 'ec' },
     { name => 'jwt-eddsa',     method => $jwt, alg => 'EdDSA', key => 'ed' },
+    { name => 'jwt-issuer',    method => $jwt, alg => 'RS256', key => 'rsa', options => { assertion_audience => '<issuer>' } },
     { name => 'jwt-tls-kept',  method => $jwt, alg => 'ES256', key => 'ec', tls => 1, registered => { keeps_refresh_token => JSON::PP::true } },
     { name => 'mtls-ca',       %by_ca, certificate => 'client' },
     { name => 'mtls-bound',    %by_ca, certificate => 'client', registered => { tls_client_auth_subject_dn => 'CN=client', tls_client_certificate_bound_access_tokens => JSON::PP::true } },
@@ -118,12 +119,13 @@ sub options_of
 {
     my ($case) = @_;
     my $url = $case->{tls} ? $server->{tls_url} : $server->url;
-    my %options = (token_endpoint_auth_method => $case->{method}, token_endpoint => "$url/token",
+    my %options = (token_endpoint_auth_method => $case->{method}, authorization_endpoint => $server->url . '/auth', token_endpoint => "$url/token",
         revocation_endpoint => "$url/token/revocation", introspection_endpoint => "$url/token/introspection");
     $options{ca_file} = "$dir/ca.crt" if $case->{tls};
     $options{token_endpoint_auth_signing_alg} = $case->{alg} if $case->{alg};
     @options{qw(client_certificate client_key)} = map { "$dir/$case->{certificate}.$_" } qw(crt key) if $case->{certificate};
-    return (%options, %{ $case->{options} });
+    %options = (%options, %{ $case->{options} });
+    return map { ($_ => defined $options{$_} ? $options{$_} =~ s/<issuer>/$server->url/er : undef) } keys %options;
 }
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
@@ -212,6 +214,24 @@ for my $case (@revoked)
         ok(!told($last{$name})->{active}, 'the access token is inactive, says the server');
         ok(!told($stored{$name}{refresh_token})->{active}, 'and the first refresh token') unless $case->{own};
         is(events_of($node, $name), join(' ', ('refreshed') x 3, 'disconnected', ('token_revoked') x ($case->{own} ? 1 : 2)), 'the audit tells it');
+    };
+}
+
+# ---- sign-in
+
+for my $case (grep { !$_->{own} && !%{ $_->{altered} } } @revoked)
+{
+    my $name = $case->{name};
+    subtest "$name, connected again" => sub {
+        connect_by_code($node, $name, sub { visit_oidc_provider($name, @_) }, redirect_uri => $server->url . '/callback',
+            scope => 'openid offline_access', authorization_params => '{"prompt": "consent"}');
+        my $first = access_token($node, $name, $name);
+        ok(told($first)->{active}, 'there is an access token that is active');
+        is(refresh($node, $name)->{success}, JSON::PP::true, 'it can be refreshed');
+        my $token = access_token($node, $name, $name);
+        isnt($token, $first, 'there is a new one');
+        is(told($token)->{sub}, $name, '... for this user');
+        $secrets{$_} = 1 for $first, $token;
     };
 }
 

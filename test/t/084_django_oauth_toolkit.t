@@ -83,7 +83,7 @@ my @cases = (
 
 # ---- what the two sides are told
 
-my $redirect = $RealServerTest::redirect;
+my $redirect = 'https://app.example.com/callback';
 my $asker    = { client_id => 'asker', client_secret => new_secret(), redirect_uris => $redirect };
 my %secrets  = ($asker->{client_secret} => 1);
 
@@ -143,7 +143,7 @@ sub set_up
         $case->{tls} ? (ca_file => "$dir/ca.crt") : (), authorization_endpoint => endpoint($case, 'authorize'), token_endpoint => endpoint($case, 'token', $case->{tls}),
         revocation_endpoint => endpoint($case, 'revoke_token', $case->{tls}), introspection_endpoint => endpoint($case, 'introspect', $case->{tls}), %{ $case->{options} });
     if ($case->{own}) { sql("SELECT token_refresh.store_credential('$name', '$name', '{}')"); }
-    else              { connect_by_code($node, $name, 'X-Test-User' => $name); }
+    else              { connect_by_code($node, $name, sub { $server->visit($name, @_) }, redirect_uri => $redirect); }
     sql(sprintf('SELECT token_refresh.alter_provider(%s, %s)', literal($name), literal(json($_)))) for @{ $case->{altered} };
     return;
 }
