@@ -201,6 +201,11 @@ std::string FailureMessage(int status, const AnswerBody& body, const Refusal& re
 
 bool SaysError(const SecretJson& answer) { return !TextMember(answer, "error").empty() || SaysNotOk(answer); }
 
+bool RefusesClient(const AnswerBody& body) {
+  const SecretJson* error = FindMember(body.fields, "error");
+  return body.kind == BodyKind::kObject && error != nullptr && TextOf(*error) == "invalid_client";
+}
+
 Failure ReadFailure(const Provider& provider, const HttpResponse& response, const AnswerBody& body,
                     std::string_view complaint, const std::vector<std::string_view>& sent, Micros now) {
   const Refusal refusal = body.kind == BodyKind::kObject ? ReadRefusal(body.fields) : Refusal();

@@ -15,6 +15,9 @@ namespace token_refresh {
 // The answer holds a member that says that it failed: an "error", or "ok": false.
 bool SaysError(const SecretJson& answer);
 
+// It says invalid_client (RFC 6749 section 5.2), which comes before anything else is looked at, whatever the status.
+bool RefusesClient(const AnswerBody& body);
+
 // For an answer that arrived and is not a success. The provider's error rules are
 // tried first, then the built-in ones. Whatever a rule says, only a body that was
 // understood, with a status other than 429 and 5xx, can yield kReauth.

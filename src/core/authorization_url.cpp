@@ -12,6 +12,7 @@
 #include "core/new_key.h"
 #include "core/option_values.h"
 #include "core/parsed_url.h"
+#include "core/url_template.h"
 #include "core/utf8.h"
 
 namespace token_refresh {
@@ -146,6 +147,10 @@ Result<AuthorizationUrl> BuildAuthorizationUrl(const Provider& provider, const A
   if (options.authorization_endpoint.empty()) {
     return Invalid("the provider has no option \"authorization_endpoint\"",
                    "Set it, or let it be discovered from the issuer.");
+  }
+  if (HasPlaces(options.token_endpoint)) {
+    return Invalid("option \"token_endpoint\" has places for captured fields, which are not known at a sign-in",
+                   "Put them into refresh_endpoint, and where codes are exchanged into token_endpoint.");
   }
   if (Status status = CheckRedirectUri(params.redirect_uri); !status) return status.error();
   const Result<std::string> challenge = CodeChallenge(params.code_verifier);

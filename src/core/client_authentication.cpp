@@ -84,6 +84,12 @@ void AuthenticateClient(const Provider& provider, HttpRequest& request, FormPara
   static_cast<void>(AddClientAuthentication(provider, proof, request, params));
 }
 
+bool HasTwoSecrets(const Provider& provider) {
+  const Secret& previous = provider.previous_client_secret;
+  return !previous.empty() && !previous.Equals(provider.client_secret.view()) &&
+         ProvesWithSecret(provider.options.auth_method);
+}
+
 bool ProvesWithSecret(ClientAuthMethod method) {
   switch (method) {
     case ClientAuthMethod::kClientSecretBasic:

@@ -32,6 +32,9 @@ Status AddClientAuthentication(const Provider& provider, const ClientProof& proo
 void AuthenticateClient(const Provider& provider, HttpRequest& request, FormParams& params,
                         bool previous_secret = false);
 
+// Whether there are two secrets to prove it with, as in an overlap.
+bool HasTwoSecrets(const Provider& provider);
+
 // Whether the method proves anything with the client secret, so that another secret may do better.
 bool ProvesWithSecret(ClientAuthMethod method);
 

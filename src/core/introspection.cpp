@@ -9,7 +9,6 @@
 #include "core/provider_answer.h"
 #include "core/request_values.h"
 #include "core/token_fields.h"
-#include "core/token_response.h"
 #include "core/url_template.h"
 
 namespace token_refresh {
@@ -18,16 +17,21 @@ namespace {
 constexpr std::string_view kComplaint = "not an answer that an introspection endpoint gives";
 
 // It may be that only this endpoint is out of order, so nothing here is the provider's word on a grant or a client.
-Failure Unanswered(const Provider& provider, const HttpResponse& response, const std::vector<std::string_view>& sent,
-                   Micros now) {
-  Failure failure{FailureClass::kTransient, "introspection: ", std::nullopt};
-  failure.message += DescribeFailure(provider, response, kComplaint, sent, now);
-  failure.message.resize(std::min(failure.message.size(), kMaxFailureMessage));
-  if (response.failure != TransportFailure::kNone) return failure;
-  failure.retry_after_us = ParseRetryAfter(response.retry_after, now);
+FailedAnswer Unanswered(const Provider& provider, const HttpResponse& response,
+                        const std::vector<std::string_view>& sent, Micros now) {
+  FailedAnswer answer;
+  std::string message = "introspection: " + DescribeFailure(provider, response, kComplaint, sent, now);
+  message.resize(std::min(message.size(), kMaxFailureMessage));
+  answer.failure = {FailureClass::kTransient, std::move(message), std::nullopt};
+  if (response.failure != TransportFailure::kNone) return answer;
+  answer.failure.retry_after_us = ParseRetryAfter(response.retry_after, now);
   constexpr int kTooManyRequests = 429;
-  if (response.status == kTooManyRequests) failure.failure = FailureClass::kRateLimited;
-  return failure;
+  if (response.status == kTooManyRequests) answer.failure.failure = FailureClass::kRateLimited;
+  // RFC 7662 section 2.3 wants 401; some servers say 403. To ask once more, as the same client, costs nothing.
+  constexpr int kUnauthorized = 401, kForbidden = 403;
+  answer.client_refused = response.status == kUnauthorized || response.status == kForbidden ||
+                          RefusesClient(ReadAnswerBody(response.body.view()));
+  return answer;
 }
 
 }  // namespace
@@ -52,8 +56,8 @@ Result<HttpRequest> BuildIntrospectionRequest(const Provider& provider, const Re
   return request;
 }
 
-std::variant<Introspection, Failure> ReadIntrospection(const Provider& provider, const HttpResponse& response,
-                                                       const std::vector<std::string_view>& sent, Micros now) {
+std::variant<Introspection, FailedAnswer> ReadIntrospection(const Provider& provider, const HttpResponse& response,
+                                                            const std::vector<std::string_view>& sent, Micros now) {
   if (!IsSuccess(response)) return Unanswered(provider, response, sent, now);
   const AnswerBody body = ReadAnswerBody(response.body.view());
   const SecretJson* active = body.kind == BodyKind::kObject ? FindPresent(body.fields, "active") : nullptr;

@@ -7,12 +7,12 @@
 #include <variant>
 #include <vector>
 
-#include "core/failure.h"
 #include "core/http.h"
 #include "core/provider.h"
 #include "core/provider_request.h"
 #include "core/result.h"
 #include "core/token_request.h"
+#include "core/token_response.h"
 
 namespace token_refresh {
 
@@ -28,7 +28,7 @@ struct Introspection {
 };
 
 // A failure says nothing about the token: kTransient, or kRateLimited. sent are the secrets of the request.
-std::variant<Introspection, Failure> ReadIntrospection(const Provider& provider, const HttpResponse& response,
-                                                       const std::vector<std::string_view>& sent, Micros now);
+std::variant<Introspection, FailedAnswer> ReadIntrospection(const Provider& provider, const HttpResponse& response,
+                                                            const std::vector<std::string_view>& sent, Micros now);
 
 }  // namespace token_refresh

@@ -11,16 +11,16 @@ namespace {
 struct Endpoint {
   std::string_view key;
   std::string ProviderOptions::*url;
-  bool per_credential;  // asked for one credential, whose captured fields can be put in
+  bool per_credential;  // the captured fields of the credential in hand are put in
 };
 
 constexpr Endpoint kEndpoints[] = {
     {"token_endpoint", &ProviderOptions::token_endpoint, true},
     {"refresh_endpoint", &ProviderOptions::refresh_endpoint, true},
-    {"revocation_endpoint", &ProviderOptions::revocation_endpoint, true},
+    {"revocation_endpoint", &ProviderOptions::revocation_endpoint, false},
     {"introspection_endpoint", &ProviderOptions::introspection_endpoint, true},
     {"authorization_endpoint", &ProviderOptions::authorization_endpoint, false},
-    {"userinfo_endpoint", &ProviderOptions::userinfo_endpoint, true},
+    {"userinfo_endpoint", &ProviderOptions::userinfo_endpoint, false},
     {"registration_endpoint", &ProviderOptions::registration_endpoint, false},
     {"issuer", &ProviderOptions::issuer, false},
     {"jwks_uri", &ProviderOptions::jwks_uri, false},
@@ -54,7 +54,7 @@ Status FinishUrl(const Endpoint& endpoint, ProviderOptions& options) {
   if (!IsFixed(*url, options)) {
     if (endpoint.per_credential) return Ok();
     return OptionError(endpoint.key, "may hold values of option \"variables\" only",
-                       "It is not asked for one credential, whose captured fields could be put in.");
+                       "Captured fields of a credential are put in only where it is refreshed or introspected.");
   }
   const auto find = [&](std::string_view name) -> std::optional<std::string> {
     return options.request.variables.at(std::string(name));

@@ -114,8 +114,7 @@ void Refresher::Impl::TakeAnswer(InFlight flight, const HttpResponse& response) 
       ReadTokenResponse(provider, response, SecretsOf(provider, flight.claim), now);
   const FailedAnswer* failed = std::get_if<FailedAnswer>(&answer);
   if (failed != nullptr && failed->client_refused && AskWithOtherSecret(flight)) return;
-  if (failed == nullptr && flight.second_secret && flight.registration == flight.lane->shared_provider())
-    flight.lane->PreferSecret(flight.previous_secret);
+  if (failed == nullptr) RememberSecret(flight);
 
   const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
   TokenSet* tokens = std::get_if<TokenSet>(&answer);

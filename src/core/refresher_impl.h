@@ -72,12 +72,13 @@ struct Refresher::Impl {
 
   // refresher_requests.cpp
   void Submit(const Lane& lane, Claim claim);
-  static bool HasTwoSecrets(const Provider& provider);
   // What an answer may echo.
   static std::vector<std::string_view> SecretsOf(const Provider& provider, const Claim& claim);
-  RefreshInput InputOf(const Claim& claim, bool previous_secret) const;
+  Result<HttpRequest> BuildRequest(const InFlight& flight) const;
   // Takes the claim over when it returns true.
   bool AskWithOtherSecret(InFlight& flight);
+  // After an answer to it that is not about the client.
+  static void RememberSecret(const InFlight& flight);
   void Send(InFlight flight, HttpRequest request);
 
   // refresher_introspection.cpp

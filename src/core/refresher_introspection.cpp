@@ -22,12 +22,14 @@ void Refresher::Impl::TakeIntrospection(InFlight flight, const HttpResponse& res
   }
   const Provider& provider = *flight.provider;
   std::vector<std::string_view> sent = SecretsOf(provider, flight.claim);
-  std::variant<Introspection, Failure> answer = ReadIntrospection(provider, response, sent, now);
+  std::variant<Introspection, FailedAnswer> answer = ReadIntrospection(provider, response, sent, now);
+  FailedAnswer* failed = std::get_if<FailedAnswer>(&answer);
+  if (failed != nullptr && failed->client_refused && AskWithOtherSecret(flight)) return;
+  if (failed == nullptr) RememberSecret(flight);
   const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
-  Failure* failure = std::get_if<Failure>(&answer);
-  Outcome outcome = failure == nullptr
+  Outcome outcome = failed == nullptr
                         ? IntrospectedOutcome(std::move(flight.claim), *std::get_if<Introspection>(&answer), context)
-                        : UnlearnedOutcome(std::move(flight.claim), std::move(*failure), context);
+                        : UnlearnedOutcome(std::move(flight.claim), std::move(failed->failure), context);
   outcome.duration = response.duration;
   // Only what everybody has to heed: the token endpoint may be well when this one is not.
   const bool limited = outcome.failure && outcome.failure->failure == FailureClass::kRateLimited;

@@ -18,18 +18,25 @@ void Refresher::Impl::Submit(const Lane& lane, Claim claim) {
   const Provider& provider = *flight.provider;
   flight.previous_secret = lane->prefers_previous_secret() && HasTwoSecrets(provider);
   flight.introspection = WantsIntrospection(claim, provider);
-  const RefreshInput input = InputOf(claim, flight.previous_secret);
-  Result<HttpRequest> request =
-      flight.introspection ? BuildIntrospectionRequest(provider, input, claim.access_token.view(), settings.http)
-                           : BuildRefreshRequest(provider, input, settings.http);
-  if (!request) {
-    const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
-    return outbox.Add(flight.introspection
-                          ? UnlearnedOutcome(std::move(claim), UnaskedFailure(FailureClass::kTransient, request.error()), context)
-                          : UnaskedOutcome(std::move(claim), request.error(), context));
-  }
   flight.claim = std::move(claim);
-  Send(std::move(flight), *std::move(request));
+  Result<HttpRequest> request = BuildRequest(flight);
+  if (request) return Send(std::move(flight), *std::move(request));
+  const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
+  outbox.Add(flight.introspection ? UnlearnedOutcome(std::move(flight.claim),
+                                                     UnaskedFailure(FailureClass::kTransient, request.error()), context)
+                                  : UnaskedOutcome(std::move(flight.claim), request.error(), context));
+}
+
+Result<HttpRequest> Refresher::Impl::BuildRequest(const InFlight& flight) const {
+  const Claim& claim = flight.claim;
+  RefreshInput input;
+  input.refresh_token = claim.refresh_token.view();
+  input.subject = claim.subject;
+  input.captured = claim.captured;
+  input.now = now;
+  input.previous_secret = flight.previous_secret;
+  if (!flight.introspection) return BuildRefreshRequest(*flight.provider, input, settings.http);
+  return BuildIntrospectionRequest(*flight.provider, input, claim.access_token.view(), settings.http);
 }
 
 void Refresher::Impl::Send(InFlight flight, HttpRequest request) {
@@ -38,22 +45,6 @@ void Refresher::Impl::Send(InFlight flight, HttpRequest request) {
   counters.requests++;
   in_flight.emplace(id, std::move(flight));
   transport.Submit(id, std::move(request));
-}
-
-bool Refresher::Impl::HasTwoSecrets(const Provider& provider) {
-  const Secret& previous = provider.previous_client_secret;
-  return !previous.empty() && !previous.Equals(provider.client_secret.view()) &&
-         ProvesWithSecret(provider.options.auth_method);
-}
-
-RefreshInput Refresher::Impl::InputOf(const Claim& claim, bool previous_secret) const {
-  RefreshInput input;
-  input.refresh_token = claim.refresh_token.view();
-  input.subject = claim.subject;
-  input.captured = claim.captured;
-  input.now = now;
-  input.previous_secret = previous_secret;
-  return input;
 }
 
 std::vector<std::string_view> Refresher::Impl::SecretsOf(const Provider& provider, const Claim& claim) {
@@ -73,13 +64,17 @@ std::vector<std::string_view> Refresher::Impl::SecretsOf(const Provider& provide
 // The provider has looked at nothing but the client, so the token is as good as before.
 bool Refresher::Impl::AskWithOtherSecret(InFlight& flight) {
   if (flight.second_secret || !HasTwoSecrets(*flight.provider)) return false;
-  const bool other = !flight.previous_secret;
-  Result<HttpRequest> request = BuildRefreshRequest(*flight.provider, InputOf(flight.claim, other), settings.http);
-  if (!request) return false;
-  flight.previous_secret = other;
   flight.second_secret = true;
+  flight.previous_secret = !flight.previous_secret;
+  Result<HttpRequest> request = BuildRequest(flight);
+  if (!request) return false;
   Send(std::move(flight), *std::move(request));
   return true;
+}
+
+void Refresher::Impl::RememberSecret(const InFlight& flight) {
+  if (flight.second_secret && flight.registration == flight.lane->shared_provider())
+    flight.lane->PreferSecret(flight.previous_secret);
 }
 
 }  // namespace token_refresh

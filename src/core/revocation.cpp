@@ -26,13 +26,6 @@ RevocationOutcome OutcomeOf400(std::string_view error) {
   return passing ? RevocationOutcome::kRetry : RevocationOutcome::kRefused;
 }
 
-// In an overlap.
-bool HasTwoSecrets(const Provider& provider) {
-  const Secret& previous = provider.previous_client_secret;
-  return !previous.empty() && !previous.Equals(provider.client_secret.view()) &&
-         ProvesWithSecret(provider.options.auth_method);
-}
-
 }  // namespace
 
 HttpRequest BuildRevocationRequest(const Provider& provider, const Secret& token, std::string_view hint,

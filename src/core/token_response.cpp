@@ -101,12 +101,6 @@ void ForgetRefreshTokens(TokenSet& tokens) {
   for (SecondaryTokens& secondary : tokens.secondary) ForgetRefreshTokens(secondary.tokens);
 }
 
-// invalid_client comes before anything else is looked at, whatever the status.
-bool RefusesClient(const AnswerBody& body) {
-  const SecretJson* error = FindMember(body.fields, "error");
-  return body.kind == BodyKind::kObject && error != nullptr && TextOf(*error) == "invalid_client";
-}
-
 // An answer that says itself that it is no success.
 FailedAnswer Refuse(Failure failure, const AnswerBody& body) {
   FailedAnswer failed{std::move(failure), {}, {}, false};

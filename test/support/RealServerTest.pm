@@ -18,7 +18,7 @@ use Test::More;
 use TokenRefreshTest;
 
 our @EXPORT = qw(start_oidc_clients start_django_server new_secret post_form introspect refresh events_of
-    all_revoked connect_by_code visit_oidc_provider);
+    all_revoked connect_by_code visit_oidc_provider learned_expiry);
 
 my $support_dir = dirname(__FILE__);
 
@@ -116,6 +116,19 @@ sub all_revoked
     my $list = join ', ', map { '(' . literal($_) . ')' } @names;
     is($node->safe_psql('postgres', "SELECT count(*) FILTER (WHERE token_refresh.disconnect(n, n)) FROM (VALUES $list) v (n)"), scalar @names, 'all are disconnected');
     return poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.revocation', 'and the providers were told of all their tokens');
+}
+
+# When tokens expire that are stored without a lifetime, in seconds since 1970, after the provider has been asked (RFC 7662). It is not
+# refreshed for that. Nothing: it was not told.
+sub learned_expiry
+{
+    my ($node, $name, %tokens) = @_;
+    my $provider = literal($name);
+    my $where    = "provider = $provider AND subject = 'introspected'";
+    $node->safe_psql('postgres', "SELECT token_refresh.alter_provider($provider, '{\"expiry_source\": \"introspection\"}')");
+    store_credential($node, $name, { access_token => $tokens{access_token}, refresh_token => $tokens{refresh_token}, subject => 'introspected' });
+    $node->poll_query_until('postgres', "SELECT count(*) > 0 FROM token_refresh.audit_event WHERE $where AND event = 'introspected'") or return;
+    return $node->safe_psql('postgres', "SELECT extract(epoch FROM expires_at)::bigint FROM token_refresh.token_status WHERE $where AND refresh_count = 0 AND last_error IS NULL");
 }
 
 # ---- sign-in

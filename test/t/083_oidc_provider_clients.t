@@ -217,6 +217,18 @@ for my $case (@revoked)
     };
 }
 
+# ---- introspection, as each client that can prove who it is
+
+sql('SELECT token_refresh.resume()');
+for my $case (grep { !$_->{own} && $_->{method} ne 'none' } @revoked)
+{
+    my $name = $case->{name};
+    my ($grant) = $server->grants(client => $case->{client_id} =~ s/([^A-Za-z0-9])/sprintf('%%%02X', ord $1)/ger);
+    @secrets{ $grant->{access_token}, $grant->{refresh_token} } = (1, 1);
+    is(learned_expiry($node, $name, %$grant), told($grant->{access_token})->{exp}, "$name: a token without a lifetime ends when the server says");
+}
+sql('SELECT token_refresh.pause()');
+
 # ---- sign-in
 
 for my $case (grep { !$_->{own} && !%{ $_->{altered} } } @revoked)

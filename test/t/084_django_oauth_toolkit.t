@@ -242,6 +242,16 @@ for my $case (grep { $_->{lost} } @cases)
     };
 }
 
+# ---- introspection, as each client that can prove who it is
+
+for my $case (grep { !$_->{own} && $_->{method} ne 'none' && $_->{realm} ne 'guarded' } @working)
+{
+    my $name = $case->{name};
+    my ($good) = grep { !$_->{revoked} } $server->refresh_tokens($name);
+    is(learned_expiry($node, $name, %$good), told($case, $good->{access_token})->{exp}, "$name: a token without a lifetime ends when the server says");
+    sql(sprintf(q{SELECT token_refresh.disconnect(%s, 'introspected', revoke => false)}, literal($name)));
+}
+
 # ---- revocation
 
 my @names = map { $_->{name} } @working;

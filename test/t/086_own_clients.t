@@ -74,7 +74,7 @@ sql('SELECT token_refresh.resume()');
 # ---- keys, revocation
 
 provider('rotating', 'dynamic-client-8', 'fake-dynamic-secret-8',
-    [refresh('fake-refresh-1', \%new), map { { request => { path => '/revoke', params => { token => "fake-$_-2", token_type_hint => "${_}_token" } }, answer => { body => '' } } } qw(refresh access)]);
+    [refresh('fake-refresh-1', \%new), ({ request => { path => '/revoke', params => { token => '~^fake-(access|refresh)-2$', token_type_hint => '~^(access|refresh)_token$' } }, answer => { body => '' } }) x 2]);
 store('rotating', 'alice', \%old, 'dynamic-client-8', 'fake-dynamic-secret-8');
 my ($key_file) = sql('SHOW token_refresh.key_file');
 my $keys = slurp_file($key_file);

@@ -264,5 +264,11 @@ TEST(RedirectUriTest, Length) {
   EXPECT_FALSE(CheckRedirectUri(start + std::string(kMaxRedirectUriBytes - start.size() + 1, 'a')));
 }
 
+TEST(AuthorizationUrlTest, RefusesATokenEndpointThatNobodyKnowsYet) {
+  Provider provider = SomeProvider();
+  provider.options.token_endpoint = "https://${shop}.example.com/token";
+  EXPECT_TRUE(RefusalOf(provider, SomeParams()).starts_with("option \"token_endpoint\" has places for captured fields"));
+}
+
 }  // namespace
 }  // namespace token_refresh

@@ -29,7 +29,7 @@ Result<HttpRequest> Build(const Provider& provider, std::string_view captured = 
   return BuildIntrospectionRequest(provider, input, kToken, {});
 }
 
-std::variant<Introspection, Failure> Read(const HttpResponse& response) {
+std::variant<Introspection, FailedAnswer> Read(const HttpResponse& response) {
   return ReadIntrospection(SomeProvider(), response, {kToken, "fake"}, kNow);
 }
 
@@ -42,9 +42,9 @@ Introspection Found(const HttpResponse& response) {
 
 Failure Failed(const HttpResponse& response) {
   const auto answer = Read(response);
-  const Failure* failure = std::get_if<Failure>(&answer);
-  EXPECT_NE(failure, nullptr);
-  return failure == nullptr ? Failure{FailureClass::kReauth, "none", {}} : *failure;
+  const FailedAnswer* failed = std::get_if<FailedAnswer>(&answer);
+  EXPECT_NE(failed, nullptr);
+  return failed == nullptr ? Failure{FailureClass::kReauth, "none", {}} : failed->failure;
 }
 
 TEST(IntrospectionTest, PostsTheTokenAsTheClient) {
@@ -114,6 +114,14 @@ TEST(IntrospectionTest, EverythingElseIsNoAnswer) {
     EXPECT_EQ(failure.failure, FailureClass::kTransient) << failure.message;
     EXPECT_EQ(failure.message.substr(0, 15), "introspection: ");
   }
+}
+
+TEST(IntrospectionTest, ARefusedClientIsToldFromTheRest) {
+  for (const HttpResponse& response :
+       {MakeResponse(400, R"({"error":"invalid_client"})"), MakeResponse(401, ""), MakeResponse(403, "")})
+    EXPECT_TRUE(std::get<FailedAnswer>(Read(response)).client_refused) << response.status;
+  for (const HttpResponse& response : {MakeResponse(400, R"({"error":"invalid_request"})"), MakeResponse(503, "")})
+    EXPECT_FALSE(std::get<FailedAnswer>(Read(response)).client_refused) << response.status;
 }
 
 TEST(IntrospectionTest, ALimitIsHeeded) {

@@ -125,6 +125,23 @@ TEST_F(IntrospectionEngineTest, FiveFailuresAreEnough) {
   EXPECT_TRUE(InFlight(2));
 }
 
+TEST_F(IntrospectionEngineTest, TheOtherSecretIsTriedOnce) {
+  auto provider = std::make_shared<Provider>();
+  provider->id = 1;
+  provider->client_id = "client";
+  provider->client_secret = Secret("new");
+  provider->previous_client_secret = Secret("old");
+  provider->options = store.providers[0]->options;
+  store.providers = {std::move(provider)};
+  store.providers_version++;
+  AddUnknown(1);
+  Turn();
+  AnswerIntrospection(401, R"({"error":"invalid_client"})");
+  AnswerIntrospection(200, ExpiringIn(900 * kSecond));
+  EXPECT_EQ(Row(1).expires_at, clock.Now() + 900 * kSecond);
+  EXPECT_EQ(Row(1).introspections, 1);
+}
+
 TEST_F(IntrospectionEngineTest, ALostAnswerLosesNothing) {
   AddUnknown(1);
   Turn();
