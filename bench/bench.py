@@ -11,12 +11,13 @@ import sys
 
 from api_tokens import ApiTokenBench
 from herd import LATENCY, HerdBench
+from isolation import IsolationBench
 from read import ReadBench
 from refresh import RefreshBench
-from servers import BenchError, Cluster, FastEndpoint, SlowEndpoint
+from servers import BenchError, Cluster, Endpoints, FastEndpoint, HangingEndpoint, SlowEndpoint
 from sessions import SessionBench
 
-BENCHES = ("refresh", "read", "api_tokens", "sessions", "herd")
+BENCHES = ("refresh", "read", "api_tokens", "sessions", "herd", "isolation")
 SETTINGS = {"max_connections": 1100, "shared_buffers": "256MB", "max_wal_size": "4GB"}
 
 
@@ -82,6 +83,9 @@ def make_benches(arguments, cluster):
             yield ApiTokenBench(cluster, arguments.dir), None
         elif name == "sessions":
             yield SessionBench(cluster, arguments.dir), None
+        elif name == "isolation":
+            healthy, hanging = FastEndpoint(arguments.dir), HangingEndpoint()
+            yield IsolationBench(cluster, healthy, hanging), Endpoints(healthy, hanging)
         else:
             endpoint = SlowEndpoint(arguments.dir, LATENCY)
             yield HerdBench(cluster, endpoint, arguments.dir), endpoint

@@ -4,10 +4,14 @@ import base64
 import json
 import os
 import random
+import re
 import secrets
+import selectors
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 import urllib.request
 
@@ -154,7 +158,7 @@ class FastEndpoint:
         self.process = None
 
     def start(self):
-        os.mkdir(self.dir, 0o755)
+        os.makedirs(self.dir, 0o755, exist_ok=True)
         user = "user nobody nogroup;" if os.geteuid() == 0 else ""
         for _ in range(20):
             port = random.randrange(20000, 32000)  # below the range of outgoing connections
@@ -203,3 +207,83 @@ class SlowEndpoint:
         if self.process is not None:
             self.process.stdin.close()
         stop(self.process)
+
+
+class HangingEndpoint:
+    """A token endpoint that takes every request and, while it holds, answers none. One thread of the bench itself, so
+    that hanging costs next to no processor time."""
+
+    ANSWER = b'{"access_token":"at_hanging","token_type":"Bearer","expires_in":86400}'
+    RESPONSE = (b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(ANSWER)) + ANSWER
+
+    def __init__(self):
+        self.selector = selectors.DefaultSelector()
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        self.listener.setblocking(False)
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/token"
+        self.waker, self.woken = socket.socketpair()
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+        self.holds = False
+        self.ended = False
+        self.waiting = []  # connections whose request hangs
+        self.answered = 0
+
+    def start(self):
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.selector.register(self.woken, selectors.EVENT_READ)
+        self.thread.start()
+
+    def serve(self):
+        while not self.ended:
+            for key, _ in self.selector.select():
+                if key.fileobj is self.listener:
+                    connection, _ = self.listener.accept()
+                    self.selector.register(connection, selectors.EVENT_READ, bytearray())
+                elif key.fileobj is self.woken:
+                    self.woken.recv(100)
+                else:
+                    self.read(key.fileobj, key.data)
+            while self.waiting and not self.holds:
+                self.waiting.pop().sendall(self.RESPONSE)
+                self.answered += 1
+
+    def read(self, connection, request):
+        try:
+            piece = connection.recv(65536)
+        except OSError:
+            piece = b""
+        if not piece:
+            self.selector.unregister(connection)
+            connection.close()
+            return
+        request += piece
+        head, end, body = request.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)^content-length: *(\d+)", head, re.MULTILINE)
+        if end and length and len(body) >= int(length.group(1)):
+            request.clear()
+            self.waiting.append(connection)
+
+    def hold(self, holds):
+        self.holds = holds
+        self.waker.send(b"x")
+
+    def stop(self):
+        if self.thread.is_alive():
+            self.ended = True
+            self.waker.send(b"x")
+            self.thread.join(30)
+
+
+class Endpoints:
+    """Several that come and go together."""
+
+    def __init__(self, *endpoints):
+        self.endpoints = endpoints
+
+    def start(self):
+        for endpoint in self.endpoints:
+            endpoint.start()
+
+    def stop(self):
+        for endpoint in self.endpoints:
+            endpoint.stop()
