@@ -49,6 +49,10 @@ CREATE FUNCTION _refresher_state(OUT phase text, OUT pid integer, OUT requests b
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_refresher_state';
 COMMENT ON FUNCTION _refresher_state() IS 'internal: the refresher of this database as shared memory knows it';
 
+CREATE FUNCTION _provider_states() RETURNS TABLE (provider integer, in_flight integer, held_back text, until timestamptz)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_provider_states';
+COMMENT ON FUNCTION _provider_states() IS 'internal: the providers that the refresher of this database is asking or holds back';
+
 CREATE FUNCTION _wake_refresher() RETURNS void
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_wake_refresher';
 COMMENT ON FUNCTION _wake_refresher() IS 'internal: at COMMIT, lets launcher and refresher look again';

@@ -70,6 +70,15 @@ SELECT jsonb_build_object(
     'requests', r.requests, 'refreshed', r.refreshed, 'failed', r.failed,
     'in_flight', (SELECT coalesce(sum(cardinality(f.schedule_ids)), 0) FROM @extschema@.in_flight f),
     'parked', (SELECT count(*) FROM @extschema@.parked_result),
+    'providers', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+            'provider', x.name, 'in_flight', x.in_flight, 'max_in_flight', x.max_in_flight, 'held_back', x.held_back,
+            'until', CASE WHEN x.held_back = x.reason THEN x.until END) ORDER BY x.name), '[]') FROM (
+        SELECT p.name, coalesce(b.in_flight, 0) AS in_flight, m.max_in_flight, b.held_back AS reason, b.until,
+               CASE WHEN NOT coalesce((p.effective_options ->> 'enabled')::boolean, true) THEN 'disabled'
+                    WHEN b.held_back IS NOT NULL THEN b.held_back
+                    WHEN b.in_flight >= m.max_in_flight THEN 'max_in_flight' END AS held_back
+        FROM @extschema@.provider p LEFT JOIN @extschema@._provider_states() b ON b.provider = p.id,
+             LATERAL (SELECT coalesce(p.effective_options ->> 'max_in_flight', current_setting('token_refresh.max_in_flight'))::integer) m (max_in_flight)) x),
     'credentials', (SELECT coalesce(jsonb_agg(to_jsonb(x) ORDER BY x.provider, x.label), '[]') FROM (
         SELECT s.provider, s.label, count(*) AS count,
                count(*) FILTER (WHERE s.status = 'connected' AND s.expires_at < clock_timestamp() + coalesce(t.refresh_margin, current_setting('token_refresh.refresh_margin')::interval)) AS expiring_soon,
@@ -78,7 +87,7 @@ SELECT jsonb_build_object(
         FROM @extschema@.token_status s JOIN @extschema@.token_table t ON t.relation = s.token_table GROUP BY s.provider, s.label) x))
 FROM @extschema@._refresher_state() r
 $$;
-COMMENT ON FUNCTION status() IS 'the refresher of this database and, per provider and label, how many credentials are expiring soon, expired or in need of a new sign-in';
+COMMENT ON FUNCTION status() IS 'the refresher of this database; per provider, how many refreshes are under way and what holds others back; per provider and label, how many credentials are expiring soon, expired or in need of a new sign-in';
 
 CREATE FUNCTION pause() RETURNS void
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -51,6 +51,14 @@ LaneGate ProviderLane::GateAt(Micros now) const {
   return LaneGate::kOpen;
 }
 
+ProviderState ProviderLane::StateAt(Micros now) const {
+  ProviderState state{provider_->id, in_flight_};
+  if (now < blocked_until_) state.blocked_until = blocked_until_;
+  if (breaker_.open()) state.probe_at = breaker_.next_probe_at();
+  if (const Micros budget_at = BudgetAt(now); now < budget_at) state.budget_at = budget_at;
+  return state;
+}
+
 void ProviderLane::RecordSign(ProviderSign sign, bool was_probe, Micros now, double jitter) {
   if (sign == ProviderSign::kAlive) breaker_.RecordSuccess();
   // What was sent before the breaker opened and fails after it says nothing new: counted, it would

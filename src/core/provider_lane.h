@@ -12,6 +12,7 @@
 
 #include "core/clock.h"
 #include "core/provider.h"
+#include "core/provider_state.h"
 #include "core/refresh_policy.h"
 #include "core/request_budget.h"
 #include "core/store.h"
@@ -30,6 +31,8 @@ class ProviderLane {
 
   const Provider& provider() const { return *provider_; }
   const std::shared_ptr<const Provider>& shared_provider() const { return provider_; }
+  // As it is to be shown; what is over at that time is left out.
+  ProviderState StateAt(Micros now) const;
   // What went wrong with the old registration says nothing about a changed one.
   void SetProvider(std::shared_ptr<const Provider> provider);
 

@@ -258,4 +258,12 @@ std::vector<FinishedDemand> Refresher::TakeFinished() { return impl_->demands.Ta
 
 const RefresherCounters& Refresher::counters() const { return impl_->counters; }
 
+std::vector<ProviderState> Refresher::BusyProviders() const {
+  const Micros now = impl_->clock.Now();
+  std::vector<ProviderState> busy;
+  for (const auto& [id, lane] : impl_->lanes)
+    if (const ProviderState state = lane->StateAt(now); !state.quiet()) busy.push_back(state);
+  return busy;
+}
+
 }  // namespace token_refresh

@@ -14,6 +14,7 @@
 
 #include "core/clock.h"
 #include "core/http.h"
+#include "core/provider_state.h"
 #include "core/store.h"
 #include "core/token_request.h"
 
@@ -93,6 +94,8 @@ class Refresher {
 
   std::vector<FinishedDemand> TakeFinished();
   const RefresherCounters& counters() const;
+  // Of the providers that are being asked or held back, in the order of their ids.
+  std::vector<ProviderState> BusyProviders() const;
 
  private:
   struct Impl;

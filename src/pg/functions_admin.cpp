@@ -1,6 +1,7 @@
 // SQL functions behind the administration of providers and keys, and what status() needs to
 // know of the refresher.
 #include <cstring>
+#include <optional>
 #include <string>
 
 #include "core/client_secret_parts.h"
@@ -10,6 +11,7 @@
 #include "pg/boundary.h"
 #include "pg/interval_options.h"
 #include "pg/keys.h"
+#include "pg/provider_board.h"
 #include "pg/settings.h"
 #include "pg/shared_state.h"
 #include "pg/wakeup.h"
@@ -23,6 +25,7 @@ PG_FUNCTION_INFO_V1(token_refresh_seal);
 PG_FUNCTION_INFO_V1(token_refresh_reseal);
 PG_FUNCTION_INFO_V1(token_refresh_key_ring);
 PG_FUNCTION_INFO_V1(token_refresh_refresher_state);
+PG_FUNCTION_INFO_V1(token_refresh_provider_states);
 PG_FUNCTION_INFO_V1(token_refresh_wake_refresher);
 }
 
@@ -181,6 +184,25 @@ extern "C" Datum token_refresh_refresher_state(PG_FUNCTION_ARGS) {
                     Int64GetDatum(entry.refreshed), Int64GetDatum(entry.failed)};
   bool nulls[] = {false, !running, !known, !known, !known};
   PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
+}
+
+extern "C" Datum token_refresh_provider_states(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  InitMaterializedSRF(fcinfo, 0);
+  if (!SharedStateAvailable()) return 0;
+  ReturnSetInfo* result = reinterpret_cast<ReturnSetInfo*>(fcinfo->resultinfo);
+  ProviderState* states = static_cast<ProviderState*>(palloc(kMaxProviderEntries * sizeof(ProviderState)));
+  const int count = CopyProviderStates(MyDatabaseId, states);
+  const Micros now = FromTimestamp(GetCurrentTimestamp());
+  for (int i = 0; i < count; i++) {
+    const std::optional<HeldBack> held = WhyHeldBack(states[i], now);
+    Datum values[] = {Int32GetDatum(states[i].provider_id), Int32GetDatum(states[i].in_flight),
+                      held ? CStringGetTextDatum(held->reason) : static_cast<Datum>(0),
+                      held ? TimestampTzGetDatum(ToTimestamp(held->until)) : static_cast<Datum>(0)};
+    bool nulls[] = {false, false, !held, !held};
+    tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+  }
+  return 0;
 }
 
 extern "C" Datum token_refresh_wake_refresher(PG_FUNCTION_ARGS) {

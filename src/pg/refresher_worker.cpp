@@ -10,6 +10,7 @@
 #include "core/refresher.h"
 #include "pg/boundary.h"
 #include "pg/desks.h"
+#include "pg/provider_board.h"
 #include "pg/provider_cache.h"
 #include "pg/settings.h"
 #include "pg/shared_state.h"
@@ -57,6 +58,7 @@ struct Worker {
   std::unique_ptr<CurlTransport> transport;
   std::unique_ptr<Desks> desks;
   std::unique_ptr<Refresher> engine;
+  ProviderBoard board;
   RefresherSettings settings;
   Micros recover_at = 1;   // when to look for lost answers; 0: that is done
   Micros look_at = 0;      // sessions rely on the schedule being looked at by then; 0: on nothing
@@ -229,6 +231,7 @@ void Turn(Worker* worker) {
     for (const FinishedDemand& finished : worker->engine->TakeFinished())
       FinishRequest(worker->database, {RequestKind::kRefresh, finished.schedule_id}, finished.result);
     AdvertiseCounters(worker->database, worker->engine->counters());
+    worker->board.Show(worker->database, worker->engine->BusyProviders());
     return Ok();
   });
 }

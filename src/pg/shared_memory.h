@@ -1,19 +1,28 @@
-// How the shared memory is laid out and guarded. For shared_memory.cpp, shared_state.cpp
-// and request_slots.cpp only; everybody else goes through shared_state.h.
+// How the shared memory is laid out and guarded. For shared_memory.cpp, shared_state.cpp,
+// provider_board.cpp and request_slots.cpp only; everybody else goes through shared_state.h.
 #pragma once
 
 #include <type_traits>
 
+#include "core/provider_state.h"
 #include "pg/postgres_api.h"
+#include "pg/provider_board.h"
 #include "pg/shared_state.h"
 
 namespace token_refresh {
+
+// What status() shows of a provider; only of those that are being asked or held back.
+struct ProviderEntry {
+  Oid database = InvalidOid;  // a free entry
+  ProviderState state;
+};
 
 struct SharedState {
   int launcher_procno;  // -1: none
   pid_t launcher_pid;
   ConditionVariable refresher_left;  // broadcast whenever a refresher is gone
   DatabaseEntry databases[kMaxDatabases];
+  ProviderEntry providers[kMaxProviderEntries];
 };
 
 // nullptr without preloading.
@@ -35,6 +44,9 @@ auto WithSharedLock(LWLockMode mode, F&& f) {
     return result;
   }
 }
+
+// Takes back the entries of all providers of a database. The caller holds the lock exclusively.
+void ForgetProviderStatesLocked(Oid database);
 
 // The slots' memory is laid out by the process that created it, then found by the others.
 Size RequestSlotsSize();

@@ -168,6 +168,7 @@ bool RegisterRefresher(Oid database) {
     entry->refresher_procno = MyProcIndex();
     entry->next_look_at = DT_NOEND;
     entry->requests = entry->refreshed = entry->failed = 0;
+    ForgetProviderStatesLocked(database);
     SetPhaseLocked(entry, RefresherPhase::kRunning);
     WakeLauncherLocked();  // it starts only a few at a time
     return true;
@@ -183,6 +184,7 @@ void DeregisterRefresher(Oid database, RefresherPhase phase_after) {
     entry->next_look_at = DT_NOEND;
     const bool installed = phase_after != RefresherPhase::kNotInstalled || entry->look_again;
     EndRequestsLocked(database, installed);
+    ForgetProviderStatesLocked(database);
     if (entry->phase != RefresherPhase::kHeld && entry->phase != RefresherPhase::kExcluded) {
       SetPhaseLocked(entry, installed ? RefresherPhase::kUnknown : RefresherPhase::kNotInstalled);
     }

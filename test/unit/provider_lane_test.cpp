@@ -184,5 +184,56 @@ TEST(SharePlacesTest, MoreLanesThanPlaces) {
   EXPECT_EQ(given, 4);
 }
 
+// ---- what is shown
+
+TEST(ProviderLaneTest, AnIdleLaneHasNothingToTell) {
+  ProviderLane lane(MakeProvider());
+  EXPECT_TRUE(lane.StateAt(kNow).quiet());
+  lane.StartRequest(kNow);
+  EXPECT_EQ(lane.StateAt(kNow), (ProviderState{.provider_id = 1, .in_flight = 1}));
+  EXPECT_FALSE(WhyHeldBack(lane.StateAt(kNow), kNow));
+  lane.EndRequest(false);
+  EXPECT_TRUE(lane.StateAt(kNow).quiet());
+}
+
+TEST(ProviderLaneTest, ARateLimitIsShownUntilItIsOver) {
+  ProviderLane lane(MakeProvider());
+  lane.BlockUntil(kNow + kMinute);
+  const ProviderState state = lane.StateAt(kNow);
+  ASSERT_TRUE(WhyHeldBack(state, kNow));
+  EXPECT_STREQ(WhyHeldBack(state, kNow)->reason, "rate_limited");
+  EXPECT_EQ(WhyHeldBack(state, kNow)->until, kNow + kMinute);
+  EXPECT_FALSE(WhyHeldBack(state, kNow + kMinute)) << "though the state is old";
+  EXPECT_TRUE(lane.StateAt(kNow + kMinute).quiet());
+}
+
+TEST(ProviderLaneTest, AFailingProviderIsShownUntilASuccess) {
+  ProviderLane lane = FailingLane();
+  for (const Micros at : {kNow, kNow + kMinute}) {
+    ASSERT_TRUE(WhyHeldBack(lane.StateAt(at), at)) << "also when the probe's time has come";
+    EXPECT_STREQ(WhyHeldBack(lane.StateAt(at), at)->reason, "failing");
+    EXPECT_EQ(WhyHeldBack(lane.StateAt(at), at)->until, kNow + kSecond);
+  }
+  lane.BlockUntil(kNow + 100 * kMillisecond);
+  EXPECT_STREQ(WhyHeldBack(lane.StateAt(kNow), kNow)->reason, "rate_limited");
+  EXPECT_EQ(WhyHeldBack(lane.StateAt(kNow), kNow)->until, kNow + kSecond) << "the probe comes later";
+  lane.RecordSign(ProviderSign::kAlive, true, kNow, 0);
+  EXPECT_FALSE(WhyHeldBack(lane.StateAt(kNow + kSecond), kNow + kSecond));
+}
+
+TEST(ProviderLaneTest, AMinuteThatIsUsedUpIsShown) {
+  auto provider = MakeProvider();
+  provider->options.requests_per_minute = 1;
+  ProviderLane lane(provider);
+  EXPECT_TRUE(lane.StateAt(kNow).quiet());
+  lane.StartRequest(kNow);
+  lane.EndRequest(false);
+  ASSERT_TRUE(WhyHeldBack(lane.StateAt(kNow), kNow));
+  EXPECT_STREQ(WhyHeldBack(lane.StateAt(kNow), kNow)->reason, "requests_per_minute");
+  EXPECT_EQ(WhyHeldBack(lane.StateAt(kNow), kNow)->until, lane.BudgetAt(kNow));
+  EXPECT_EQ(lane.StateAt(kNow + kSecond), lane.StateAt(kNow)) << "nothing is written while nothing changes";
+  EXPECT_TRUE(lane.StateAt(lane.BudgetAt(kNow)).quiet());
+}
+
 }  // namespace
 }  // namespace token_refresh
