@@ -80,4 +80,12 @@ const char* WhyAddressRefused(const sockaddr& address, const AddressRules& rules
   return "an address of an unknown family";
 }
 
+const char* WhyAddressRefused(const char* address, const AddressRules& rules) {
+  in_addr v4;
+  if (inet_pton(AF_INET, address, &v4) == 1) return WhyRefusedV4(ntohl(v4.s_addr), rules);
+  Ipv6 v6;
+  if (inet_pton(AF_INET6, address, v6.data()) == 1) return WhyRefusedV6(v6, rules);
+  return "an address of an unknown form";
+}
+
 }  // namespace token_refresh

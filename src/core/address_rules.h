@@ -14,5 +14,7 @@ struct AddressRules {
 // Nothing when it may be connected to; else what it is, as a fixed text. Private networks may be, since providers
 // run there, too. An IPv4 address inside an IPv6 one (mapped, NAT64) counts as itself, and :: as 0.0.0.0.
 const char* WhyAddressRefused(const sockaddr& address, const AddressRules& rules);
+// The same of an address in its text form.
+const char* WhyAddressRefused(const char* address, const AddressRules& rules);
 
 }  // namespace token_refresh

@@ -7,7 +7,6 @@
 #include <new>
 #include <utility>
 
-#include "core/address_rules.h"
 #include "core/ascii.h"
 #include "core/curl_setopt.h"
 #include "core/curl_transport.h"
@@ -195,14 +194,24 @@ std::string CurlTransfer::Describe(CURLcode verdict) const {
   return message.append(" (").append(HostAndPort(request_.url)).append(")");
 }
 
-// Called each time before the request goes out. libcurl sends it again, on another connection,
+bool CurlTransfer::IsRefused(const char* reason) {
+  if (reason != nullptr) refused_address_ = reason;
+  return reason != nullptr;
+}
+
+// Called each time before the request goes out. A kept connection may have been made for a request that may go where
+// this one may not: libcurl finds it by the name of the host, and OnOpenSocket() is not asked. libcurl sends it again, on another connection,
 // when a kept one turns out to be closed before a byte of an answer came. Nearly always the server
 // closed it for being idle and never read the request, so giving up would delay a refresh for
 // nothing; but a server that died while it handled the request looks the same. So it is
 // allowed once, and only noted: an answer to the second sending that calls a rotated refresh token
 // dead may be the echo of the first.
-int CurlTransfer::OnSend(void* self, char*, char*, int, int) noexcept {
+int CurlTransfer::OnSend(void* self, char* address, char*, int, int) noexcept {
   auto* transfer = static_cast<CurlTransfer*>(self);
+  const bool special = transfer->request_.allow_special_addresses;
+  // A connection to the unspecified address has a loopback address as its peer.
+  const AddressRules rules{transfer->loopback_ || special, special};
+  if (transfer->IsRefused(WhyAddressRefused(address, rules))) return CURL_PREREQFUNC_ABORT;
   if (transfer->times_sent_ >= (transfer->request_.only_once ? 1 : kMaxTimesSent)) return CURL_PREREQFUNC_ABORT;
   ++transfer->times_sent_;
   transfer->response_.resent = transfer->times_sent_ > 1;
@@ -264,10 +273,7 @@ size_t CurlTransfer::OnBody(char* data, size_t size, size_t count, void* self) n
 curl_socket_t CurlTransfer::OnOpenSocket(void* self, curlsocktype, curl_sockaddr* address) noexcept {
   auto* transfer = static_cast<CurlTransfer*>(self);
   const AddressRules rules{transfer->loopback_, transfer->request_.allow_special_addresses};
-  if (const char* reason = WhyAddressRefused(address->addr, rules); reason != nullptr) {
-    transfer->refused_address_ = reason;
-    return CURL_SOCKET_BAD;
-  }
+  if (transfer->IsRefused(WhyAddressRefused(address->addr, rules))) return CURL_SOCKET_BAD;
   return transfer->sockets_.OpenSocket(address->family, address->socktype, address->protocol);
 }
 

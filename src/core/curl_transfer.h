@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 
+#include "core/address_rules.h"
 #include "core/epoll_set.h"
 #include "core/header_list.h"
 #include "core/http.h"
@@ -51,7 +52,9 @@ class CurlTransfer {
   std::string Describe(CURLcode verdict) const;
   void TakeHeaderLine(std::string_view line);
 
-  static int OnSend(void* self, char*, char*, int, int) noexcept;
+  bool IsRefused(const char* reason);
+
+  static int OnSend(void* self, char* address, char*, int, int) noexcept;
   static size_t OnHeader(char* data, size_t size, size_t count, void* self) noexcept;
   static size_t OnBody(char* data, size_t size, size_t count, void* self) noexcept;
   static curl_socket_t OnOpenSocket(void* self, curlsocktype, curl_sockaddr* address) noexcept;
@@ -71,7 +74,7 @@ class CurlTransfer {
   bool in_headers_ = true;
   bool too_large_ = false;
   bool cut_short_ = false;
-  const char* refused_address_ = nullptr;  // why an address of the host was not connected to
+  const char* refused_address_ = nullptr;  // why an address of the host was not connected to, or not asked
 };
 
 }  // namespace token_refresh

@@ -21,6 +21,7 @@ std::string Refused(const char* text, const AddressRules& rules = {}) {
     storage.ss_family = AF_INET6;
   }
   const char* reason = WhyAddressRefused(*reinterpret_cast<sockaddr*>(&storage), rules);
+  EXPECT_EQ(WhyAddressRefused(text, rules), reason) << text;
   return reason == nullptr ? "" : reason;
 }
 
@@ -55,6 +56,11 @@ TEST(AddressRulesTest, LinkLocalAndMetadataOnlyIfMeant) {
     EXPECT_EQ(Refused(address), "the address of a cloud's metadata service") << address;
     EXPECT_EQ(Refused(address, {false, true}), "") << address;
   }
+}
+
+TEST(AddressRulesTest, WhatIsNoAddressIsNotAsked) {
+  for (const char* text : {"", "host.example", "10.0.0", "fe80::1%lo"})
+    EXPECT_STREQ(WhyAddressRefused(text, {true, true}), "an address of an unknown form") << text;
 }
 
 TEST(AddressRulesTest, LoopbackOnlyIfTheUrlSaysSo) {

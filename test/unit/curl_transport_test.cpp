@@ -164,6 +164,31 @@ TEST_F(CurlTransportTest, AddressesOfMetadataServicesAreNotAsked) {
   }
 }
 
+// libcurl finds a kept connection by the name of the host and looks at no address again. One that was made for a request that may go
+// there is none for another that may not.
+TEST_F(CurlTransportTest, AKeptConnectionIsHeldToTheRulesOfEachRequest) {
+  RequestLog log;
+  LoopbackServer server(LogAndAnswer(log, OkAnswer("ok")));
+  const auto request = [&](bool special) {
+    HttpRequest request = PostTo("http://0.0.0.0:" + std::to_string(server.port()) + "/token");
+    request.allow_insecure_http = true;
+    request.allow_special_addresses = special;
+    return request;
+  };
+  for (int round = 1; round <= 2; ++round) {
+    EXPECT_EQ(BodyOf(Exchange(*transport_, request(true))), "ok");
+    EXPECT_EQ(BodyOf(Exchange(*transport_, request(true))), "ok");
+    EXPECT_EQ(server.accepted(), round) << "the connection is kept";
+    for (int i = 0; i < 2; ++i) {
+      const HttpResponse response = Exchange(*transport_, request(false));
+      EXPECT_EQ(response.failure, TransportFailure::kRefused);
+      EXPECT_THAT(response.failure_message, StartsWith("the host has an address that is not asked: "));
+      EXPECT_FALSE(response.resent);
+    }
+    EXPECT_EQ(log.all().size(), 2u * round);
+  }
+}
+
 TEST_F(CurlTransportTest, LargeBodyIsSentWholeAndWithoutAsking) {
   RequestLog log;
   LoopbackServer server(LogAndAnswer(log, OkAnswer("ok")));
