@@ -179,6 +179,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def number_of_1_mb(self):
         self.whole(b'{"access_token":7,"expires_in":' + b"9" * MEGABYTE + b"}")
 
+    def lifetime_of_1_mb(self):
+        self.whole(b'{"access_token":"fake-lifetime","expires_in":' + b"9" * (MEGABYTE - 100) + b"}")
+
     def many_members(self):
         self.whole(b"{" + b",".join(b'"%d":[]' % i for i in range(80000)) + b"}")
 
@@ -194,6 +197,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def redirect_301(self):
         self.redirect(301)
 
+    def redirect_302(self):
+        self.redirect(302)
+
+    def redirect_303(self):
+        self.redirect(303)
+
     def redirect_307(self):
         self.redirect(307)
 
@@ -201,7 +210,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.redirect(308)
 
     def redirect(self, status):
-        target = f"http://127.0.0.1:{self.server.state['ports']['elsewhere']}/token"
+        target = f"http://localhost:{self.server.state['ports']['elsewhere']}/token"
         self.wfile.write(f"HTTP/1.1 {status} Elsewhere\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
 
 

@@ -14,6 +14,8 @@ use TokenRefreshTest;
 
 my $http_timeout  = 10;                # seconds
 my $memory_bound  = 96 * 1024;         # KiB that the refresher's peak may grow by; all answers come at once
+my $memory_of_one = 32 * 1024;         # KiB for one answer, with what the ones before have left in the allocator
+my $slow_timeout  = 1;                 # seconds, where each is asked by itself
 my $read_bound    = 16 * 1024 * 1024;  # bytes that go out before the server notices that nobody reads: 1 MiB and what sockets buffer
 my $dir           = PostgreSQL::Test::Utils::tempdir();
 my @certificates  = qw(wrong_name expired self_signed);
@@ -47,15 +49,15 @@ my %message   = (
     (map { $_ => qr/neither a JSON object nor form-encoded|damaged/ } qw(gzip_bomb gzip_good only_nul_bytes)),
     (map { $_ => qr/control characters or invalid UTF-8|damaged JSON/ } qw(nul_bytes nul_escape invalid_utf8)),
     (map { $_ => qr/deep/ } qw(deep_lists deep_objects)),
-    (map { $_ => qr/redirect refused/ } qw(redirect_301 redirect_307 redirect_308)),
+    (map { $_ => qr/redirect refused/ } qw(redirect_301 redirect_302 redirect_303 redirect_307 redirect_308)),
     number_of_1_mb => qr/not text/,
     many_members   => qr/no access token/,
     cut_short      => qr/not complete|cut|end|transfer/i,
     no_http        => qr/protocol/i,
 );
 my @hows = sort keys %message;
-# Unusual, but what it says is clear, and it is less than 1 MiB.
-my $large = 'token_of_1_mb';
+# Unusual, but there is a token, and it is less than 1 MiB.
+my @good = qw(token_of_1_mb lifetime_of_1_mb);
 
 # Addresses and hosts that are never asked, and certificates that prove nothing.
 my $ports   = state_of_server()->{ports};
@@ -83,7 +85,7 @@ sub add
 }
 
 query('SELECT token_refresh.pause()');
-add($_, { token_endpoint => $hostile->url . "/$_/token", request_params => { client_id => undef } }) for @hows, $large;
+add($_, { token_endpoint => $hostile->url . "/$_/token", request_params => { client_id => undef } }) for @hows, @good;
 add($_, $refused{$_}{options}, $refused{$_}{host} ? (host => $refused{$_}{host}) : ()) for sort keys %refused;
 create_provider($node, 'healthy', token_endpoint => $healthy->token_endpoint('healthy'));
 store_credential($node, 'healthy', $healthy->grants('healthy', n => 20, prefix => 'h'));
@@ -104,7 +106,7 @@ ok($all->is_running, 'while answers of the hostile ones are under way');
 my ($counts, $error) = $all->finish;
 my $seconds = time - $began;
 my $peak    = peak_memory($pid);
-is($counts, (@hows + 1 + keys %refused) . '|1', 'all are asked, one only is refreshed') or diag($error);
+is($counts, (@hows + @good + keys %refused) . '|' . @good, 'all are asked, those only are refreshed that have got a token') or diag($error);
 is(refresher_pid(), $pid, 'the refresher lives on');
 cmp_ok($peak - $before, '<', $memory_bound, 'its memory stays within bounds');
 cmp_ok($seconds, '<', 60, 'and so does the time');
@@ -131,7 +133,9 @@ END
 
 test_failure($_, 'transient', $message{$_}) for @hows;
 test_failure($_, $refused{$_}{failure} // 'transient', $refused{$_}{message}) for sort keys %refused;
-is(query("SELECT length(token_refresh.get_access_token('$large', 'one'))"), 1_000_000, 'a token of 1 MB is stored');
+is(query("SELECT length(token_refresh.get_access_token('token_of_1_mb', 'one'))"), 1_000_000, 'a token of 1 MB is stored');
+is(query("SELECT token_refresh.get_access_token('lifetime_of_1_mb', 'one'), expires_at BETWEEN now() + '50 minutes' AND now() + '1 hour' FROM token_refresh.token_status WHERE provider = 'lifetime_of_1_mb'"),
+    'fake-lifetime|t', 'a lifetime of a million digits is none; the token has the default');
 
 my $state = state_of_server();
 subtest 'of an endless body no more than a MiB is read' => sub {
@@ -143,7 +147,40 @@ subtest 'of an endless body no more than a MiB is read' => sub {
 };
 is($state->{elsewhere}, 0, 'nobody followed a redirect');
 is_deeply($state->{tls}, { map { $_ => 0 } @certificates, 'server' }, 'no request reached a server that could not prove its name');
-is_deeply($state->{arrived}, { map { $_ => 1 } @hows, $large }, 'each hostile server was asked once');
+is_deeply($state->{arrived}, { map { $_ => 1 } @hows, @good }, 'each hostile server was asked once');
+
+# ---- each by itself, in a new refresher: what it costs
+
+my %slow = map { $_ => 1 } qw(one_byte_a_second one_header_byte_a_second silence);    # until the time limit, whatever it is
+query("SELECT pg_terminate_backend($pid)");
+poll_until($node, "SELECT pid <> $pid FROM token_refresh._refresher_state() WHERE phase = 'running'", 'another refresher is there');
+$pid = refresher_pid();
+query("SELECT token_refresh.alter_provider('$_', '{\"timeout\": \"${slow_timeout} s\"}')") for sort keys %slow;
+is(query($healthy_query), 20, 'it works');
+my $base = peak_memory($pid);
+
+# The time of the statement in seconds, and the refresher's peak meanwhile in KiB.
+sub cost_of
+{
+    my ($name) = @_;
+    append_to_file("/proc/$pid/clear_refs", '5');    # the peak is counted anew
+    my $start = time;
+    query("SELECT token_refresh.refresh_credential('$name', 'one')");
+    return (time - $start, peak_memory($pid));
+}
+
+subtest 'each costs little' => sub {
+    note(sprintf '%-28s %8s %14s', '', 'seconds', "KiB over $base");
+    for my $name (@hows, @good, sort keys %refused)
+    {
+        my ($seconds_of, $peak_of) = cost_of($name);
+        note(sprintf '%-28s %8.3f %14d', $name, $seconds_of, $peak_of - $base);
+        cmp_ok($seconds_of, '<', 30, "$name: time");
+        cmp_ok($peak_of - $base, '<', $memory_of_one, "$name: memory");
+    }
+};
+
+is_deeply(state_of_server()->{arrived}, { map { $_ => 2 } @hows, @good }, 'each was asked once more');
 
 # ---- nothing is lost
 
