@@ -199,13 +199,13 @@ bool CurlTransfer::IsRefused(const char* reason) {
   return reason != nullptr;
 }
 
-// Called each time before the request goes out. A kept connection may have been made for a request that may go where
-// this one may not: libcurl finds it by the name of the host, and OnOpenSocket() is not asked. libcurl sends it again, on another connection,
-// when a kept one turns out to be closed before a byte of an answer came. Nearly always the server
-// closed it for being idle and never read the request, so giving up would delay a refresh for
-// nothing; but a server that died while it handled the request looks the same. So it is
-// allowed once, and only noted: an answer to the second sending that calls a rotated refresh token
-// dead may be the echo of the first.
+// Called each time before the request goes out. A kept connection may have been made for a request that may go
+// where this one may not: libcurl finds it by the name of the host, and OnOpenSocket() is not asked.
+//
+// libcurl sends a request again, on another connection, when a kept one turns out to be closed before a byte of an
+// answer came. Nearly always the server closed it for being idle and never read the request, so giving up would delay
+// a refresh for nothing; but a server that died while it handled the request looks the same. So it is allowed once,
+// and only noted: an answer to the second sending that calls a rotated refresh token dead may be the echo of the first.
 int CurlTransfer::OnSend(void* self, char* address, char*, int, int) noexcept {
   auto* transfer = static_cast<CurlTransfer*>(self);
   const bool special = transfer->request_.allow_special_addresses;

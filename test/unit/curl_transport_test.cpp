@@ -164,8 +164,8 @@ TEST_F(CurlTransportTest, AddressesOfMetadataServicesAreNotAsked) {
   }
 }
 
-// libcurl finds a kept connection by the name of the host and looks at no address again. One that was made for a request that may go
-// there is none for another that may not.
+// libcurl finds a kept connection by the name of the host and looks at no address again. One that was made for a
+// request that may go there is none for another that may not.
 TEST_F(CurlTransportTest, AKeptConnectionIsHeldToTheRulesOfEachRequest) {
   RequestLog log;
   LoopbackServer server(LogAndAnswer(log, OkAnswer("ok")));
