@@ -185,8 +185,9 @@ is_deeply(state_of_server()->{arrived}, { map { $_ => 2 } @hows, @good }, 'each 
 # ---- nothing is lost
 
 $hostile->call(POST => '/test/mend');
-is(query("SELECT count(*) FILTER (WHERE r.success) FROM token_refresh.credential c, token_refresh.refresh_credential(c.provider, c.subject) r WHERE c.provider IN ("
-        . join(', ', map { "'$_'" } @hows) . ')'), scalar @hows, 'once they answer well, all are refreshed');
+query("SELECT token_refresh.alter_provider('$_', '{\"timeout\": null}')") for sort keys %slow;
+is(query("SELECT count(*), string_agg(c.provider || ': ' || r.message, ', ') FILTER (WHERE NOT r.success) FROM token_refresh.credential c, token_refresh.refresh_credential(c.provider, c.subject) r WHERE c.provider IN ("
+        . join(', ', map { "'$_'" } @hows) . ')'), @hows . '|', 'once they answer well, all are refreshed');
 is_deeply(state_of_server()->{wrong}, [], 'with the refresh tokens that were stored');
 is(refresher_pid(), $pid, 'by the same refresher');
 is(query("SELECT count(*) FROM token_refresh.audit_event WHERE message ~ 'fake-(old|refresh|access)-of|obviously-fake'"), '0', 'no message holds a secret');
