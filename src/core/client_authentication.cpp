@@ -87,7 +87,7 @@ void AuthenticateClient(const Provider& provider, HttpRequest& request, FormPara
 bool HasTwoSecrets(const Provider& provider) {
   const Secret& previous = provider.previous_client_secret;
   return !previous.empty() && !previous.Equals(provider.client_secret.view()) &&
-         ProvesWithSecret(provider.options.auth_method);
+         (ProvesWithSecret(provider.options.auth_method) || provider.options.request.signature.has_value());
 }
 
 bool ProvesWithSecret(ClientAuthMethod method) {

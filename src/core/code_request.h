@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "core/clock.h"
 #include "core/http.h"
 #include "core/provider.h"
 #include "core/provider_request.h"
@@ -11,9 +12,10 @@
 
 namespace token_refresh {
 
-// code_verifier: empty when the authorization request had no code_challenge. The provider's option request_params
-// is of the refresh request and plays no part here.
+// code_verifier: empty when the authorization request had no code_challenge. The provider's options request_params
+// and request_method are of the refresh request and play no part here; format and names of the parameters, headers
+// and signature do. A header whose values are not all known is left out.
 HttpRequest BuildCodeRequest(const Provider& provider, const Secret& code, const Secret& code_verifier,
-                             const std::string& redirect_uri, const HttpDefaults& defaults);
+                             const std::string& redirect_uri, Micros now, const HttpDefaults& defaults);
 
 }  // namespace token_refresh

@@ -23,6 +23,17 @@ constexpr char kClientCredentialsGrant[] = "client_credentials";
 constexpr char kJwtBearerGrant[] = "urn:ietf:params:oauth:grant-type:jwt-bearer";          // RFC 7523 section 2.1
 constexpr char kTokenExchangeGrant[] = "urn:ietf:params:oauth:grant-type:token-exchange";  // RFC 8693 section 2.1
 
+enum class SignatureEncoding { kHex, kUpperHex, kBase64 };
+
+// An HMAC-SHA256 over what a request is made of. Both texts have places, see request_signature.h.
+struct RequestSignature {
+  std::string text;
+  std::string key = "${client_secret}";
+  SignatureEncoding encoding = SignatureEncoding::kHex;
+
+  bool operator==(const RequestSignature&) const = default;
+};
+
 // How a refresh is asked for.
 struct RequestDialect {
   RequestMethod method = RequestMethod::kPost;
@@ -33,6 +44,7 @@ struct RequestDialect {
   std::string scope_separator = " ";
   std::map<std::string, std::string> variables;  // values of the registration, for ${name}
   std::vector<std::string> allowed_hosts;        // lower case; "*.example.com" or a whole host
+  std::optional<RequestSignature> signature;
 
   bool operator==(const RequestDialect&) const = default;
 };

@@ -31,6 +31,7 @@ Status FinishEndpoints(bool insecure_http_allowed, ProviderOptions& options);
 
 // What only makes sense, or not, together. object: the options as they were given.
 Status CheckRequestOptions(const SecretJson& object, ProviderOptions& options);
+Status CheckSignatureOption(const ProviderOptions& options);
 Status CheckClientOptions(const SecretJson& object, const ProviderOptions& options);
 Status CheckAnswerOptions(const ProviderOptions& options);
 
@@ -38,6 +39,11 @@ Status CheckAnswerOptions(const ProviderOptions& options);
 // the text is; empty: it is the option's own.
 Status CheckPlaces(std::string_view key, std::string_view member, std::string_view text,
                    const ProviderOptions& options);
+
+// Names that ${...} may hold in most options.
+std::vector<std::string_view> KnownValueNames(const ProviderOptions& options);
+
+Status SetRequestSignature(std::string_view key, const SecretJson& value, ProviderOptions& options);
 
 template <auto Member>
 Status SetText(std::string_view key, const SecretJson& value, ProviderOptions& options) {

@@ -186,7 +186,10 @@ Status CheckProviderClient(const ProviderOptions& options, bool has_client_id, b
     return Invalid("client_secret is needed with option \"grant_type\" set to \"" + std::string(kJwtBearerGrant) + "\"",
                    "Give the private key, in PEM, as client_secret; behind the secret, if there is one as well.");
   }
-  const bool needs_secret = options.auth_method != ClientAuthMethod::kNone && !IsTlsMethod(options.auth_method);
+  const bool signs = options.request.signature.has_value();
+  if (signs && !has_client_secret) return Invalid("client_secret is needed with option \"request_signature\"");
+  const bool needs_secret =
+      signs || (options.auth_method != ClientAuthMethod::kNone && !IsTlsMethod(options.auth_method));
   if (needs_secret && !has_client_secret) {
     return Invalid("client_secret is needed" + MethodReason(options),
                    "A public client has none: set token_endpoint_auth_method to none.");

@@ -4,6 +4,7 @@
 #include "core/ascii.h"
 #include "core/near_word.h"
 #include "core/provider_option_rows.h"
+#include "core/request_signature.h"
 #include "core/request_values.h"
 #include "core/text_template.h"
 #include "core/url_template.h"
@@ -121,14 +122,31 @@ Status FinishGrant(const SecretJson& object, RequestDialect& dialect) {
   return Ok();
 }
 
-std::vector<std::string_view> KnownNames(const ProviderOptions& options) {
+// Where ${signature} is understood, and made in time.
+bool MayHoldSignature(std::string_view key, const ProviderOptions& options) {
+  if (!options.request.signature.has_value()) return false;
+  if (key == "request_headers") return true;
+  return (key == "request_params" || key == "refresh_endpoint") && !SignsBody(*options.request.signature);
+}
+
+Error MisplacedSignature(std::string_view key, const std::string& where, const ProviderOptions& options) {
+  if (!options.request.signature.has_value()) {
+    return OptionError(key, "holds ${signature}" + where + ", which needs option \"request_signature\"");
+  }
+  return OptionError(key, "must not hold ${signature}" + where,
+                     SignsBody(*options.request.signature)
+                         ? "What signs the body can only stand in request_headers."
+                         : "It may stand in request_headers, request_params and refresh_endpoint.");
+}
+
+}  // namespace
+
+std::vector<std::string_view> KnownValueNames(const ProviderOptions& options) {
   std::vector<std::string_view> names = GeneratedValueNames();
   for (const auto& [name, value] : options.request.variables) names.push_back(name);
   for (const auto& [name, pointer] : options.answer.captured_fields) names.push_back(name);
   return names;
 }
-
-}  // namespace
 
 std::vector<OptionRow> RequestOptionRows() {
   using O = ProviderOptions;
@@ -143,6 +161,7 @@ std::vector<OptionRow> RequestOptionRows() {
       {{"param_names", kObject}, SetParamNames},
       {{"request_params", kObject}, SetRequestParams},
       {{"request_headers", kObject}, SetRequestHeaders},
+      {{"request_signature", kObject}, SetRequestSignature},
       {{"authorization_params", kObject}, SetAuthorizationParams},
       {{"variables", kObject}, SetVariables},
       {{"allowed_hosts", kArray}, SetAllowedHosts},
@@ -154,10 +173,12 @@ Status CheckPlaces(std::string_view key, std::string_view member, std::string_vi
   const std::string where = member.empty() ? "" : " in the value of " + QuoteWord(member);
   const Result<TextTemplate> parsed = TextTemplate::Parse(text);
   if (!parsed) return OptionError(key, parsed.error().message + where, parsed.error().hint);
-  const std::vector<std::string_view> known = KnownNames(options);
+  std::vector<std::string_view> known = KnownValueNames(options);
+  if (MayHoldSignature(key, options)) known.push_back(kSignatureName);
   for (const TextTemplate::Part& part : parsed->parts()) {
     for (const std::string& name : part.names) {
       if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+      if (name == kSignatureName) return MisplacedSignature(key, where, options);
       const std::optional<std::string_view> near = NearWord(name, known);
       return OptionError(
           key, "holds ${" + name + "}" + where + ", which is neither in \"variables\" nor in \"captured_fields\"",
@@ -183,7 +204,7 @@ Status CheckRequestOptions(const SecretJson& object, ProviderOptions& options) {
   for (const auto& [name, text] : options.request_headers) {
     if (Status status = CheckPlaces("request_headers", name, text, options); !status) return status;
   }
-  return Ok();
+  return CheckSignatureOption(options);
 }
 
 }  // namespace token_refresh

@@ -1,14 +1,24 @@
 #include "core/provider_request.h"
 
+#include <chrono>
 #include <utility>
 
 #include "core/ascii.h"
+#include "core/request_values.h"
 #include "core/utf8.h"
 
 namespace token_refresh {
 namespace {
 
 constexpr std::string_view kUserAgent = "token_refresh (PostgreSQL)";
+
+Result<std::string> HeaderValue(const std::string& name, const std::string& text, const FindValue& find) {
+  Result<std::string> value = ExpandText(text, find);
+  if (value.ok() && !IsCleanText(*value)) {
+    return Error{ErrorCode::kInvalidArgument, "the value of header " + name + " holds control characters", ""};
+  }
+  return value;
+}
 
 }  // namespace
 
@@ -89,14 +99,25 @@ Status FitParams(const ProviderOptions& options, const FindValue& find, FormPara
 
 Status AddOwnHeaders(const ProviderOptions& options, const FindValue& find, HttpRequest& request) {
   for (const auto& [name, text] : options.request_headers) {
-    const Result<std::string> value = ExpandText(text, find);
+    const Result<std::string> value = HeaderValue(name, text, find);
     if (!value) return value.error();
-    if (!IsCleanText(*value)) {
-      return Error{ErrorCode::kInvalidArgument, "the value of header " + name + " holds control characters", ""};
-    }
     SetHeader(request, name, *value);
   }
   return Ok();
+}
+
+void AddKnownHeaders(const ProviderOptions& options, const FindValue& find, HttpRequest& request) {
+  for (const auto& [name, text] : options.request_headers) {
+    const Result<std::string> value = HeaderValue(name, text, find);
+    if (value) SetHeader(request, name, *value);
+  }
+}
+
+void AddKnownHeaders(const Provider& provider, HttpRequest& request) {
+  using std::chrono::duration_cast;
+  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
+  const RequestValues values(provider, "", "", duration_cast<std::chrono::microseconds>(since_epoch).count());
+  AddKnownHeaders(provider.options, values.Finder(), request);
 }
 
 }  // namespace token_refresh

@@ -43,4 +43,9 @@ Status FitParams(const ProviderOptions& options, const FindValue& find, FormPara
 // Errors: kInvalidArgument when a value is missing, or cannot stand in a header.
 Status AddOwnHeaders(const ProviderOptions& options, const FindValue& find, HttpRequest& request);
 
+// The same for requests that are not for one credential's tokens. A header whose values are not all known is left out.
+void AddKnownHeaders(const ProviderOptions& options, const FindValue& find, HttpRequest& request);
+// By what is known of any registration: its own values, and the moment.
+void AddKnownHeaders(const Provider& provider, HttpRequest& request);
+
 }  // namespace token_refresh

@@ -36,7 +36,7 @@ HttpRequest BuildRevocationRequest(const Provider& provider, const Secret& token
   if (!hint.empty()) params.Add("token_type_hint", hint);
   AuthenticateClient(provider, request, params, previous_secret);
   PostForm(request, params);
-  for (const auto& [name, value] : provider.options.request_headers) SetHeader(request, name, value);
+  AddKnownHeaders(provider, request);
   return request;
 }
 

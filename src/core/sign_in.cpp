@@ -58,7 +58,7 @@ void SignIns::Impl::Begin(SignInRequest request) {
   const Secret no_verifier;
   const SignInRequest& sent = flow.request;
   calls.Call(BuildCodeRequest(*sent.provider, sent.code, sent.use_pkce ? sent.code_verifier : no_verifier,
-                              sent.redirect_uri, defaults),
+                              sent.redirect_uri, clock.Now(), defaults),
              [this, number](const HttpResponse& response) { TakeTokens(number, response); });
 }
 

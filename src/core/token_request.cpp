@@ -4,6 +4,7 @@
 
 #include "core/client_authentication.h"
 #include "core/jwt_assertion.h"
+#include "core/request_signature.h"
 #include "core/request_values.h"
 #include "core/url_template.h"
 
@@ -51,7 +52,11 @@ Result<HttpRequest> BuildRefreshRequest(const Provider& provider, const RefreshI
   if (provider.client_id.empty())
     return Error{ErrorCode::kInvalidArgument, "neither the provider nor the credential has a client_id", ""};
   const RequestValues values(provider, input.subject, input.captured, input.now);
-  const FindValue find = values.Finder();
+  const FindValue plain = values.Finder();
+  const bool presents = options.request.refresh_with != RefreshWith::kNothing;
+  RequestSigner signer(provider, input.previous_secret, plain, presents ? input.refresh_token : std::string_view());
+  if (Status status = signer.SignBefore(); !status) return status.error();
+  const FindValue find = signer.Finder();
   Result<std::string> url = ExpandUrl(provider.RefreshUrl(), find, options.request.allowed_hosts);
   if (!url) return url.error();
   // Whom an assertion is for, wherever it is sent.
@@ -66,6 +71,7 @@ Result<HttpRequest> BuildRefreshRequest(const Provider& provider, const RefreshI
   if (Status status = AddClientAuthentication(provider, proof, request, params); !status) return status.error();
   if (Status status = FitParams(options, find, params); !status) return status.error();
   SendParams(request, options.request, params);
+  if (Status status = signer.SignBody(request.body.view()); !status) return status.error();
   if (Status status = AddOwnHeaders(options, find, request); !status) return status.error();
   return request;
 }

@@ -37,7 +37,7 @@ Result<std::string> WithSubject(const Provider& provider, SecretJson claims, std
 
 HttpRequest BuildUserinfoRequest(const Provider& provider, const Secret& access_token, const HttpDefaults& defaults) {
   HttpRequest request = NewProviderRequest(provider, provider.options.userinfo_endpoint, defaults);
-  for (const auto& [name, value] : provider.options.request_headers) SetHeader(request, name, value);
+  AddKnownHeaders(provider, request);
   Secret authorization("Bearer ");
   authorization.Append(access_token.view());
   SetHeader(request, "Authorization", authorization.view());

@@ -7,9 +7,11 @@ path          /token
 format        form, json or query: where the parameters are
 auth          basic (RFC 6749: id and secret form-encoded), basic_raw, secret_as_user, post, none (client_id alone), absent
 params        exactly these; by default those of a refresh. A text that begins with ~ is a regular expression,
-              an object a JWT: {alg, key, lifetime, claims, header}
+              an object a JWT: {alg, key, lifetime, claims, header}, or an HMAC-SHA256, see headers
 query         parameters in the URL besides; by default none
-headers       these, whatever others there are; null: it must be absent
+headers       these, whatever others there are; null: it must be absent. An object is an HMAC-SHA256:
+              {hmac, key, encoding}, where hmac and key may also hold <body>, <client_secret>, <header:NAME>,
+              <param:NAME> (of the body) and <query:NAME>
 client_secret another one than that of the row
 certificate   the common name in the client's certificate; by default there is none
 """
@@ -29,6 +31,7 @@ import urllib.parse
 REFRESH = {"grant_type": "refresh_token", "refresh_token": "<presented>"}
 CONTENT_TYPES = {"form": "application/x-www-form-urlencoded", "json": "application/json", "query": None}
 UUID = "~^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+PART = re.compile(r"<(header|param|query):([\w-]+)>")
 PLACE = re.compile(r"<(now|now_ms|iso|http|jwt)([+-]\d+)>|<([a-z_]+)>")
 CLOCK_TOLERANCE = 30  # seconds
 
@@ -209,6 +212,26 @@ def check_jwt(what, spec, token, script, keys, wrong):
         wrong.append(f"{what}: the signature does not verify")
 
 
+# ---- signatures
+
+def signature_of(spec, parts, script):
+    """parts: {header, param, query} of the request by their names, and its body."""
+    values = {**script["values"], "body": parts["body"].decode(), "client_secret": script.get("client_secret") or ""}
+
+    def text(template):
+        return filled(PART.sub(lambda match: str(parts[match.group(1)].get(match.group(2), "")), template), values).encode()
+    digest = hmac.new(text(spec.get("key", "<client_secret>")), text(spec["hmac"]), hashlib.sha256).digest()
+    encoding = spec.get("encoding", "hex")
+    if encoding == "base64":
+        return base64.b64encode(digest).decode()
+    return digest.hex().upper() if encoding == "hex_upper" else digest.hex()
+
+
+def with_signatures(expected, parts, script):
+    return {name: signature_of(value, parts, script) if isinstance(value, dict) and "hmac" in value else value
+            for name, value in expected.items()}
+
+
 # ---- a request
 
 def check_params(expected, got, script, keys, wrong):
@@ -246,16 +269,18 @@ def differences(expected, request, script, keys):
         body = json_object(request["body"], wrong)
     elif request["body"]:
         wrong.append("there is a body")
+    parts = {"header": request["headers"], "param": dict(body), "query": dict(query), "body": request["body"]}
+    headers = with_signatures(expected.get("headers", {}), parts, script)
     content_type = CONTENT_TYPES[where]
     if content_type is not None or request["body"]:
-        check_headers({"Content-Type": content_type, **expected.get("headers", {})}, request["headers"], script["values"], wrong)
-    else:
-        check_headers(expected.get("headers", {}), request["headers"], script["values"], wrong)
+        headers = {"Content-Type": content_type, **headers}
+    check_headers(headers, request["headers"], script["values"], wrong)
     check_authorization(auth, request, script, wrong)
-    params = {**expected.get("params", REFRESH), **auth_params(auth, script)}
+    params = with_signatures({**expected.get("params", REFRESH), **auth_params(auth, script)}, parts, script)
+    in_query = with_signatures(expected.get("query", {}), parts, script)
     if where == "query":
-        check_params({**params, **expected.get("query", {})}, query, script, keys, wrong)
+        check_params({**params, **in_query}, query, script, keys, wrong)
     else:
         check_params(params, body, script, keys, wrong)
-        check_params(expected.get("query", {}), query, script, keys, wrong)
+        check_params(in_query, query, script, keys, wrong)
     return wrong

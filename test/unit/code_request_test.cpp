@@ -10,6 +10,8 @@
 namespace token_refresh {
 namespace {
 
+constexpr Micros kNow = 1'700'000'000'123 * kMillisecond;
+
 Provider SomeProvider(ClientAuthMethod method) {
   Provider provider;
   provider.client_id = "client";
@@ -21,7 +23,7 @@ Provider SomeProvider(ClientAuthMethod method) {
 }
 
 HttpRequest Build(const Provider& provider, std::string_view verifier = "fake-verifier") {
-  return BuildCodeRequest(provider, Secret("fake/code"), Secret(verifier), "https://app.example.com/cb", {});
+  return BuildCodeRequest(provider, Secret("fake/code"), Secret(verifier), "https://app.example.com/cb", kNow, {});
 }
 
 TEST(CodeRequestTest, PostsTheCodeToTheTokenEndpoint) {
@@ -60,6 +62,38 @@ TEST(CodeRequestTest, TheProvidersHeadersCountButNotTheParamsOfARefresh) {
   EXPECT_EQ(BodyOf(request), body);
   EXPECT_EQ(HeaderOf(request, "X-Tenant"), "seven");
   EXPECT_EQ(HeaderOf(request, "Accept"), "text/plain");
+}
+
+TEST(CodeRequestTest, FormatAndNamesAreThoseOfTheProvider) {
+  Provider provider = SomeProvider(ClientAuthMethod::kClientSecretPost);
+  provider.options.request.param_names = {{"client_id", "client_key"}};
+  provider.options.request.format = RequestFormat::kJson;
+  const HttpRequest json = Build(provider);
+  EXPECT_EQ(BodyOf(json), R"({"grant_type":"authorization_code","code":"fake/code",)"
+                          R"("redirect_uri":"https://app.example.com/cb","code_verifier":"fake-verifier",)"
+                          R"("client_key":"client","client_secret":"fake+secret"})");
+  EXPECT_EQ(HeaderOf(json, "Content-Type"), "application/json");
+  provider.options.request.format = RequestFormat::kQuery;
+  EXPECT_EQ(Build(provider).body.size(), 0u);
+  EXPECT_NE(Build(provider).query.view().find("code=fake%2Fcode"), std::string_view::npos);
+  // A refresh by GET leaves the code where it belongs.
+  provider.options.request.method = RequestMethod::kGet;
+  EXPECT_EQ(Build(provider).method, "POST");
+  EXPECT_EQ(BodyOf(Build(provider)).find("grant_type=authorization_code&code=fake%2Fcode"), 0u);
+}
+
+TEST(CodeRequestTest, PlacesInHeadersAreFilledAndTheRequestIsSigned) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.client_secret = Secret("fake-secret");
+  provider.options.request.signature = RequestSignature{"${body}${now_ms}"};
+  provider.options.request_headers = {
+      {"X-App", "${client_id}"}, {"X-Shop", "${shop}"}, {"X-Sign", "${signature}"}, {"X-Dollar", "$${x}"}};
+  const HttpRequest request = Build(provider);
+  EXPECT_EQ(HeaderOf(request, "X-App"), "client");
+  EXPECT_EQ(HeaderOf(request, "X-Shop"), "(none)");
+  EXPECT_EQ(HeaderOf(request, "X-Dollar"), "${x}");
+  EXPECT_EQ(HeaderOf(request, "X-Sign"),
+            HexEncode(BytesOf(*HmacSha256("fake-secret", BodyOf(request) + "1700000000123"))));
 }
 
 TEST(CodeRequestTest, TheProvidersLimitsCount) {
