@@ -6,6 +6,7 @@
 #include "core/http.h"
 #include "core/tolerant_json.h"
 #include "core/utf8.h"
+#include "core/xml_answer.h"
 
 namespace token_refresh {
 namespace {
@@ -14,17 +15,6 @@ constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 // What some put in front of JSON, so that a browser cannot be made to run it as a script.
 constexpr std::string_view kScriptGuard = ")]}'";
 constexpr size_t kMaxFormName = 64;
-
-SecretString ReplaceInvalidUtf8(std::string_view text) {
-  SecretString valid;
-  valid.reserve(text.size());
-  while (!text.empty()) {
-    const size_t length = Utf8CharLength(text);
-    valid += length == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, length);
-    text.remove_prefix(length == 0 ? 1 : length);
-  }
-  return valid;
-}
 
 AnswerBody ReadJson(std::string_view text) {
   if (IsNestedTooDeep(text)) return {BodyKind::kTooDeep, {}};
@@ -80,7 +70,18 @@ AnswerBody ReadForm(std::string_view text) {
 
 }  // namespace
 
-AnswerBody ReadAnswerBody(std::string_view body) {
+SecretString ReplaceInvalidUtf8(std::string_view text) {
+  SecretString valid;
+  valid.reserve(text.size());
+  while (!text.empty()) {
+    const size_t length = Utf8CharLength(text);
+    valid += length == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, length);
+    text.remove_prefix(length == 0 ? 1 : length);
+  }
+  return valid;
+}
+
+AnswerBody ReadAnswerBody(std::string_view body, AnswerFormat format) {
   if (body.size() > kMaxResponseBytes) return {BodyKind::kTooLarge, {}};
   if (body.starts_with(kByteOrderMark)) body.remove_prefix(kByteOrderMark.size());
   std::string_view text = TrimAsciiSpace(body);
@@ -90,7 +91,8 @@ AnswerBody ReadAnswerBody(std::string_view body) {
     text = TrimAsciiSpace(text);
   }
   if (text.empty()) return {BodyKind::kEmpty, {}};
-  if (text.front() == '<') return {BodyKind::kMarkup, {}};
+  if (text.front() == '<')
+    return format == AnswerFormat::kXml ? ReadXmlAnswer(text) : AnswerBody{BodyKind::kMarkup, {}};
   if (text.front() == '{') return ReadJson(text);
   return ReadForm(text);
 }

@@ -81,8 +81,12 @@ struct SecondaryTokenOption {
   bool operator==(const SecondaryTokenOption&) const = default;
 };
 
+// kAuto: the body decides between JSON and form encoding.
+enum class AnswerFormat { kAuto, kXml };
+
 // How an answer is read.
 struct AnswerDialect {
+  AnswerFormat format = AnswerFormat::kAuto;
   std::map<std::string, std::string> pointers;  // field of RFC 6749 section 5 -> RFC 6901
   std::vector<int> success_statuses;            // empty: any of 2xx
   std::string success_pointer;                  // empty: not looked at

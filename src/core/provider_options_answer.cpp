@@ -32,6 +32,10 @@ Status SetErrorRules(std::string_view key, const SecretJson& value, ProviderOpti
   return ReadErrorRules(key, value, options.error_rules);
 }
 
+Status SetResponseFormat(std::string_view key, const SecretJson& value, ProviderOptions& options) {
+  return SetWord(key, value, {"auto", "xml"}, options.answer.format);
+}
+
 Status SetResponsePointers(std::string_view key, const SecretJson& value, ProviderOptions& options) {
   std::map<std::string, std::string>& pointers = options.answer.pointers;
   if (Status status = ReadTextMap(key, value, pointers); !status) return status;
@@ -157,6 +161,7 @@ std::vector<OptionRow> AnswerOptionRows() {
   using enum OptionType;
   return {
       {{"subject_pointer", kText}, SetSubjectPointer},
+      {{"response_format", kText}, SetResponseFormat},
       {{"response_pointers", kObject}, SetResponsePointers},
       {{"success_statuses", kArray}, SetSuccessStatuses},
       {{"success_pointer", kText}, SetSuccessPointer},

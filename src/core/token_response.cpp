@@ -133,7 +133,7 @@ std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider,
     return FailedAnswer{{FailureClass::kTransient, std::move(message), {}}, {}, {}, false};
   }
   const AnswerDialect& dialect = provider.options.answer;
-  AnswerBody body = ReadAnswerBody(response.body.view());
+  AnswerBody body = ReadAnswerBody(response.body.view(), dialect.format);
   ArrangeFields(dialect, body);
   if (!IsSuccessStatus(dialect, response.status)) {
     constexpr std::string_view kComplaint = "not an answer that a token endpoint gives";
