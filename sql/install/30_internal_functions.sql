@@ -27,7 +27,16 @@ COMMENT ON FUNCTION _due_at(text, interval, timestamptz, timestamptz) IS 'intern
 
 CREATE FUNCTION _canonical_options(provider text, client_id text, has_client_secret boolean, merged_options jsonb) RETURNS jsonb
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_canonical_options';
-COMMENT ON FUNCTION _canonical_options(text, text, boolean, jsonb) IS 'internal: checks provider options and turns intervals into microseconds';
+COMMENT ON FUNCTION _canonical_options(text, text, boolean, jsonb) IS 'internal: checks provider options and turns intervals into microseconds; has_client_secret null: the client is not looked at';
+
+CREATE FUNCTION _near_word(word text, words text[]) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'token_refresh_near_word';
+COMMENT ON FUNCTION _near_word(text, text[]) IS 'internal: which of the words was probably meant, or null';
+
+CREATE FUNCTION _near_preset(name text) RETURNS text
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT @extschema@._near_word(_near_preset.name, array_agg(p.name ORDER BY p.name)) FROM @extschema@.provider_preset p $$;
+COMMENT ON FUNCTION _near_preset(text) IS 'internal: which preset was probably meant, or null';
 
 CREATE FUNCTION _seal(table_name text, row_key text, column_name text, secret text) RETURNS bytea
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_seal';
@@ -70,7 +79,7 @@ BEGIN
         IF NOT FOUND THEN
             RAISE EXCEPTION 'unknown preset "%"', options ->> 'preset'
                 USING ERRCODE = 'invalid_parameter_value',
-                      HINT = 'The presets are: ' || (SELECT string_agg(p.name, ', ' ORDER BY p.name) FROM @extschema@.provider_preset p) || '.';
+                      HINT = coalesce('Did you mean "' || @extschema@._near_preset(options ->> 'preset') || '"? ', '') || 'The presets are: ' || (SELECT string_agg(p.name, ', ' ORDER BY p.name) FROM @extschema@.provider_preset p) || '.';
         END IF;
     END IF;
     -- Of variables those that are given come on top of those of the preset.

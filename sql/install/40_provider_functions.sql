@@ -30,6 +30,13 @@ BEGIN
         chosen := @extschema@.discover_provider(effective ->> 'issuer', effective, client_secret IS NOT NULL) || chosen;
         effective := @extschema@._merge_preset(chosen);
     END IF;
+    IF NOT effective ? 'token_endpoint' AND @extschema@._near_preset(name) IS NOT NULL THEN
+        -- What else is wrong comes first: it may be the endpoint, under a wrong name.
+        PERFORM @extschema@._canonical_options(name, NULL, NULL, effective);
+        RAISE EXCEPTION 'option "token_endpoint" is missing, and there is no preset "%"', name
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = format('Did you mean the preset "%s"? Otherwise give options.token_endpoint.', @extschema@._near_preset(name));
+    END IF;
     effective := @extschema@._canonical_options(name, client_id, client_secret IS NOT NULL, effective);
     PERFORM @extschema@._check_client_secret(effective, client_secret);
     INSERT INTO @extschema@.provider AS p (name, client_id, options, effective_options)

@@ -3,9 +3,12 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "core/client_secret_parts.h"
 #include "core/key_ring.h"
+#include "core/near_word.h"
 #include "core/provider.h"
 #include "core/sealed_box.h"
 #include "pg/boundary.h"
@@ -21,6 +24,7 @@ extern "C" {
 
 PG_FUNCTION_INFO_V1(token_refresh_canonical_options);
 PG_FUNCTION_INFO_V1(token_refresh_check_client_secret);
+PG_FUNCTION_INFO_V1(token_refresh_near_word);
 PG_FUNCTION_INFO_V1(token_refresh_seal);
 PG_FUNCTION_INFO_V1(token_refresh_reseal);
 PG_FUNCTION_INFO_V1(token_refresh_key_ring);
@@ -98,17 +102,44 @@ Status ListKeys(KeyList* list) {
 
 extern "C" Datum token_refresh_canonical_options(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
-  if (PG_ARGISNULL(0) || PG_ARGISNULL(2) || PG_ARGISNULL(3)) PG_RETURN_NULL();
+  if (PG_ARGISNULL(0) || PG_ARGISNULL(3)) PG_RETURN_NULL();
   bool has_client_id = !PG_ARGISNULL(1) && VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(1)) > 0;
-  bool has_client_secret = PG_GETARG_BOOL(2);
+  bool looks_at_client = !PG_ARGISNULL(2);
+  bool has_client_secret = looks_at_client && PG_GETARG_BOOL(2);
   Jsonb* converted = ConvertIntervalOptions(PG_GETARG_JSONB_P(3), ProviderOptionSpecs());
   const char* json = JsonbToCString(nullptr, &converted->root, VARSIZE(converted));
   RunCpp([&]() -> Status {
     token_refresh::Result<ProviderOptions> parsed = ParseProviderOptions(json, Settings::allow_insecure_http);
     if (!parsed.ok()) return parsed.error();
-    return CheckProviderClient(*parsed, has_client_id, has_client_secret);
+    return looks_at_client ? CheckProviderClient(*parsed, has_client_id, has_client_secret) : Ok();
   });
   PG_RETURN_JSONB_P(converted);
+}
+
+extern "C" Datum token_refresh_near_word(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  Datum* words;
+  bool* nulls;
+  int count;
+  deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &words, &nulls, &count);
+  text* near = nullptr;
+  std::string_view word = Bytes(PG_GETARG_TEXT_PP(0));
+  RunCpp([&]() -> Status {
+    std::vector<std::string_view> known;
+    std::vector<int> places;
+    for (int i = 0; i < count; i++) {
+      if (nulls[i]) continue;
+      known.push_back(Bytes(DatumGetPointer(words[i])));
+      places.push_back(i);
+    }
+    const std::optional<std::string_view> found = NearWord(word, known);
+    for (size_t i = 0; found.has_value() && i < known.size(); i++) {
+      if (known[i].data() == found->data()) near = reinterpret_cast<text*>(DatumGetPointer(words[places[i]]));
+    }
+    return Ok();
+  });
+  if (near == nullptr) PG_RETURN_NULL();
+  PG_RETURN_TEXT_P(near);
 }
 
 extern "C" Datum token_refresh_check_client_secret(PG_FUNCTION_ARGS) {

@@ -61,7 +61,7 @@ BEGIN
     RETURN NEXT;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT;
-    hint := regexp_replace(hint, '^(The presets are: [a-z]*, ).*, google, .*', '\1..., google, ...');
+    hint := regexp_replace(hint, '^(.*The presets are: [a-z]*, ).*, google, .*', '\1..., google, ...');
     RETURN NEXT;
 END $$;
 
@@ -76,7 +76,12 @@ SELECT token_refresh.create_provider('wrong', 'my-client', 'obviously-fake-secre
 \pset fieldsep ': '
 SELECT o.options, a.* FROM (VALUES
     (1, '[]'::jsonb), (2, '"google"'), (3, '{}'), (4, 'null'),
-    (5, '{"preset": "gogle"}'), (6, '{"preset": 7}'), (7, '{"preset": null}')) AS o (n, options), pg_temp.attempt(o.options) a ORDER BY o.n;
+    (5, '{"preset": "gogle"}'), (6, '{"preset": 7}'), (7, '{"preset": null}'),
+    (8, '{"preset": "nothing-like-it"}')) AS o (n, options), pg_temp.attempt(o.options) a ORDER BY o.n;
+-- A name without an endpoint that is nearly that of a preset; what else is wrong is said first.
+SELECT o.name, o.options, a.* FROM (VALUES (1, 'spotfy', '{}'::jsonb), (2, 'spotfy', '{"scope": "read"}'),
+    (3, 'spotfy', '{"token_endpont": "https://auth.example.org/token"}')) AS o (n, name, options),
+    pg_temp.attempt(o.options, name => o.name) a ORDER BY o.n;
 -- Unknown and mistyped options.
 SELECT o.options, a.* FROM (VALUES
     (1, '{"token_endpont": "https://auth.example.org/token"}'::jsonb),
