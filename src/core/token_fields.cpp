@@ -112,7 +112,8 @@ std::optional<std::string> NormalTokenType(std::string_view token_type) {
   if (token_type.empty() || token_type.size() > kMaxTokenType) return std::nullopt;
   if (!std::all_of(token_type.begin(), token_type.end(), IsAsciiPrintable)) return std::nullopt;
   const std::string lower = AsciiLower(token_type);
-  if (lower == "bearer" || lower == "bearertoken") return "Bearer";
+  // What has a space in it is prose, no name of a type (RFC 6749 section 8.1), as eBay's "User Access Token".
+  if (lower == "bearer" || lower == "bearertoken" || lower.find(' ') != std::string::npos) return "Bearer";
   return std::string(token_type);
 }
 
