@@ -21,7 +21,8 @@ INSERT INTO known VALUES
     ('token_endpoint', 'string', 'url'), ('refresh_endpoint', 'string', 'url'), ('revocation_endpoint', 'string', 'url'),
     ('introspection_endpoint', 'string', 'url'), ('authorization_endpoint', 'string', 'url'), ('userinfo_endpoint', 'string', 'url'),
     ('issuer', 'string', 'url'), ('jwks_uri', 'string', 'url'), ('token_endpoint_auth_method', 'string', 'word'),
-    ('basic_encoding', 'string', 'word'), ('grant_type', 'string', 'text'), ('request_method', 'string', 'word'),
+    ('basic_encoding', 'string', 'word'), ('basic_user', 'string', 'word'), ('response_format', 'string', 'word'), ('request_signature', 'object', ''),
+    ('grant_type', 'string', 'text'), ('request_method', 'string', 'word'),
     ('request_format', 'string', 'word'), ('scope', 'string', 'text'), ('scope_separator', 'string', 'text'),
     ('expires_in_unit', 'string', 'word'), ('expiry_source', 'string', 'word'), ('success_pointer', 'string', 'pointer'),
     ('success_value', 'string', 'text'), ('subject_pointer', 'string', 'pointer'), ('default_expires_in', 'string', 'interval'),
@@ -48,6 +49,8 @@ SELECT name, key, text AS no_word FROM chosen WHERE meaning = 'word' AND text <>
     WHEN 'request_format' THEN ARRAY['form', 'json', 'query']
     WHEN 'expires_in_unit' THEN ARRAY['s', 'ms']
     WHEN 'refresh_with' THEN ARRAY['refresh_token', 'access_token', 'nothing']
+    WHEN 'basic_user' THEN ARRAY['client_id', 'client_secret']
+    WHEN 'response_format' THEN ARRAY['auto', 'xml']
     ELSE ARRAY['response', 'introspection', 'jwt'] END);
 SELECT c.name, r.value AS bad_rule FROM chosen c, jsonb_array_elements(c.value) r
 WHERE c.key = 'error_rules' AND (NOT r.value ? 'class' OR r.value - ARRAY['status', 'pointer', 'value', 'class'] <> '{}'
@@ -62,7 +65,8 @@ SELECT name AS success_of_what FROM token_refresh.provider_preset WHERE options 
 -- Every place in an option is a variable of the row, and every variable has a place.
 CREATE TEMPORARY VIEW place AS
     SELECT DISTINCT p.name, m.match[1] AS variable
-    FROM token_refresh.provider_preset p CROSS JOIN regexp_matches((p.options - 'variables')::text, '\$\{([^}]*)\}', 'g') AS m (match);
+    FROM token_refresh.provider_preset p CROSS JOIN regexp_matches((p.options - 'variables')::text, '\$\{([^}]*)\}', 'g') AS m (match)
+    WHERE m.match[1] NOT IN ('now_ms', 'client_id', 'body', 'signature');
 SELECT name, variable AS not_explained FROM place
 WHERE NOT coalesce((SELECT p.options -> 'variables' ? variable FROM token_refresh.provider_preset p WHERE p.name = place.name), false);
 SELECT p.name, v.key AS without_place FROM token_refresh.provider_preset p CROSS JOIN jsonb_each(p.options -> 'variables') v
@@ -107,7 +111,7 @@ DECLARE
     whole_host boolean := preset.options -> 'variables' @> ANY (ARRAY['{"domain": null}', '{"host": null}', '{"landscape": null}']::jsonb[]);
     certificate text := CASE WHEN preset.options ->> 'token_endpoint_auth_method' ~ 'tls_client_auth' THEN '/etc/ssl/client.pem' END;
     has_secret boolean := coalesce(preset.options ->> 'token_endpoint_auth_method', 'client_secret_basic') ~ '^client_secret|^private_key'
-                          OR coalesce(preset.options ->> 'grant_type' ~ 'jwt-bearer', false);
+                          OR coalesce(preset.options ->> 'grant_type' ~ 'jwt-bearer', false) OR preset.options ? 'request_signature';
 BEGIN
     PERFORM token_refresh._canonical_options(preset.name, 'client', has_secret,
         token_refresh._merge_preset(jsonb_strip_nulls(jsonb_build_object('preset', preset.name, 'variables', given, 'client_certificate', certificate,

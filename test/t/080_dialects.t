@@ -177,6 +177,31 @@ subtest 'a secondary credential presents its own refresh token' => sub {
     }
 };
 
+# ---- from one provider to another
+
+subtest 'Instagram: the token of a sign-in becomes a long-lived one, as docs/providers.md says' => sub {
+    my ($snippet) = slurp_file("$FindBin::Bin/../../docs/providers.md") =~ /^```sql\n(.*?instagram-exchange.*?)^```/ms;
+    my $url = $server->url . '/instagram-exchange';
+    $node->safe_psql('postgres', <<"END");
+SELECT token_refresh.create_provider('instagram-exchange', 'id', 'obviously-fake-secret',
+    '{"preset": "instagram-exchange", "token_endpoint": "$url/code", "refresh_endpoint": "$url/access_token"}');
+SELECT token_refresh.create_provider('instagram', 'id', NULL, '{"preset": "instagram", "token_endpoint": "$url/none", "refresh_endpoint": "$url/none"}');
+SELECT token_refresh.store_credential('instagram-exchange', 'user-7', '{"access_token": "fake-short", "expires_in": 3600}');
+END
+    my %params = (grant_type => 'ig_exchange_token', access_token => 'fake-short', client_secret => 'obviously-fake-secret');
+    $server->call(POST => '/test/cases', { 'instagram-exchange' => {
+        client_id => 'id', client_secret => 'obviously-fake-secret', values => {}, exchanges => [{
+            request => { method => 'GET', path => '/access_token', format => 'query', auth => 'absent', params => \%params },
+            answer  => { body => { access_token => 'fake-long', token_type => 'bearer', expires_in => 5183944 } } }] } });
+    $node->safe_psql('postgres', $snippet);
+    is_deeply(records()->{'instagram-exchange'}, [[]], 'it is exchanged once, with the secret');
+    is($node->safe_psql('postgres', q{SELECT token_refresh.get_access_token('instagram', 'user-7'),
+            expires_at BETWEEN now() + interval '59 days' AND now() + interval '60 days', due_at < now() + interval '41 days'
+            FROM token_refresh.token_status WHERE provider = 'instagram'}),
+        'fake-long|t|t', 'the other provider has it, and renews it in time');
+    is($node->safe_psql('postgres', q{SELECT token_refresh.get_access_token('instagram-exchange', 'user-7') IS NULL}), 't', 'the first one has forgotten it');
+};
+
 # ---- the catalogue
 
 # What a registration has to add to a preset: values for its variables, a key, a certificate.
@@ -192,7 +217,7 @@ sub registration
     $own{allowed_hosts} = [$host] if exists(($variables // {})->{host}) && !$options->{allowed_hosts};
     my $method = $options->{token_endpoint_auth_method} // '';
     %own = (%own, client_certificate => "$dir/client.crt", client_key => "$dir/client.key") if $method eq 'tls_client_auth';
-    my $secret = ($options->{grant_type} // '') =~ /jwt-bearer/ ? slurp_file("$dir/rsa.pem") : $method =~ /^none|tls_/ ? undef : 'obviously-fake-secret';
+    my $secret = ($options->{grant_type} // '') =~ /jwt-bearer/ ? slurp_file("$dir/rsa.pem") : $method =~ /^none|tls_/ && !$options->{request_signature} ? undef : 'obviously-fake-secret';
     return ($secret, \%own);
 }
 
