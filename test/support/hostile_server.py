@@ -64,6 +64,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             state["wrong"].append(how)
         self.how = how
         self.close_connection = True
+        if state["mended"] and how.startswith("xml_"):
+            return self.whole(f"<r><access_token>fake-access-of-{how}</access_token></r>".encode())
         if state["mended"]:
             return self.whole(json.dumps({"access_token": f"fake-access-of-{how}", "expires_in": 3600}).encode())
         getattr(self, how)()
@@ -191,6 +193,37 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def cut_short(self):
         self.head(1000)
         self.wfile.write(b'{"access_token":"fake-')
+
+    # ---- XML
+
+    def xml_laughs(self):
+        entities = b"".join(b'<!ENTITY e%d "%s">' % (i, b"&e%d;" % (i - 1) * 10) for i in range(1, 20))
+        self.whole(b'<!DOCTYPE r [<!ENTITY e0 "ha">' + entities + b"]><r><access_token>&e19;</access_token></r>")
+
+    def xml_external(self):
+        target = f"http://127.0.0.1:{self.server.state['ports']['elsewhere']}/entity"
+        self.whole(f'<!DOCTYPE r SYSTEM "{target}" [<!ENTITY e SYSTEM "{target}">]><r><access_token>&e;</access_token></r>'.encode())
+
+    def xml_deep(self):
+        self.whole(b"<r>" * 100000 + b"1" + b"</r>" * 100000)
+
+    def xml_open(self):
+        self.whole(b"<r>" * 300000)
+
+    def xml_many_elements(self):
+        self.whole(b"<r>" + b"<a/>" * 250000 + b"</r>")
+
+    def xml_many_attributes(self):
+        self.whole(b"<r><a " + b"b='' " * 200000 + b"/></r>")
+
+    def xml_nul(self):
+        self.whole(b"<r><access_token>fake-\0-token</access_token></r>")
+
+    def xml_nul_reference(self):
+        self.whole(b"<r><access_token>fake-&#x100000000;-token</access_token></r>")
+
+    def xml_invalid_utf8(self):
+        self.whole(b"<r><access_token>fake-\xff\xfe\xc0\xaf</access_token></r>")
 
     # ---- redirects
 

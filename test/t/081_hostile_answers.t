@@ -49,6 +49,11 @@ my %message   = (
     (map { $_ => qr/neither a JSON object nor form-encoded|damaged/ } qw(gzip_bomb gzip_good only_nul_bytes)),
     (map { $_ => qr/control characters or invalid UTF-8|damaged JSON/ } qw(nul_bytes nul_escape invalid_utf8)),
     (map { $_ => qr/deep/ } qw(deep_lists deep_objects)),
+    (map { $_ => qr/HTML|XML|markup/ } qw(xml_laughs xml_external)),
+    (map { $_ => qr/neither/ } qw(xml_open xml_nul xml_nul_reference)),
+    (map { $_ => qr/no access token/ } qw(xml_many_elements xml_many_attributes)),
+    xml_deep         => qr/deep/,
+    xml_invalid_utf8 => qr/control characters or invalid UTF-8/,
     (map { $_ => qr/redirect refused/ } qw(redirect_301 redirect_302 redirect_303 redirect_307 redirect_308)),
     number_of_1_mb => qr/not text/,
     many_members   => qr/no access token/,
@@ -85,7 +90,8 @@ sub add
 }
 
 query('SELECT token_refresh.pause()');
-add($_, { token_endpoint => $hostile->url . "/$_/token", request_params => { client_id => undef } }) for @hows, @good;
+my %xml = (response_format => 'xml', response_pointers => { access_token => '/r/access_token' });
+add($_, { token_endpoint => $hostile->url . "/$_/token", request_params => { client_id => undef }, /^xml_/ ? %xml : () }) for @hows, @good;
 add($_, $refused{$_}{options}, $refused{$_}{host} ? (host => $refused{$_}{host}) : ()) for sort keys %refused;
 create_provider($node, 'healthy', token_endpoint => $healthy->token_endpoint('healthy'));
 store_credential($node, 'healthy', $healthy->grants('healthy', n => 20, prefix => 'h'));
@@ -145,7 +151,7 @@ subtest 'of an endless body no more than a MiB is read' => sub {
     }
     ok(exists $state->{sent}{$_}, "$_ was sent") for qw(ten_gigabytes ten_gigabytes_chunked ten_gigabytes_until_close ten_gigabytes_with_500);
 };
-is($state->{elsewhere}, 0, 'nobody followed a redirect');
+is($state->{elsewhere}, 0, 'nobody followed a redirect, or asked for an entity');
 is_deeply($state->{tls}, { map { $_ => 0 } @certificates, 'server' }, 'no request reached a server that could not prove its name');
 is_deeply($state->{arrived}, { map { $_ => 1 } @hows, @good }, 'each hostile server was asked once');
 
