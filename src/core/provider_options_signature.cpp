@@ -112,8 +112,9 @@ Status CheckSignatureOption(const ProviderOptions& options) {
   if (!text) return text.error();
   const Result<TextTemplate> key = CheckedText("key", signature.key, options);
   if (!key) return key.error();
-  if (!Names(*key, "client_secret")) {
-    return OptionError("request_signature.key", "must hold ${client_secret}", "Anybody could sign without it.");
+  if (!Names(signature.key.empty() ? *text : *key, "client_secret")) {
+    return OptionError(signature.key.empty() ? "request_signature.text" : "request_signature.key",
+                       "must hold ${client_secret}", "Anybody could sign without it.");
   }
   if (options.auth_method == ClientAuthMethod::kPrivateKeyJwt || options.request.grant_type == kJwtBearerGrant) {
     return OptionError(kKey, "makes no sense where client_secret holds a private key");

@@ -68,7 +68,7 @@ Status RequestSigner::Sign(std::string_view body) {
   if (!text) return text.error();
   const Result<Secret> key = Fill(option.key, body);
   if (!key) return key.error();
-  const Result<Sha256Digest> digest = HmacSha256(key->view(), text->view());
+  const Result<Sha256Digest> digest = option.key.empty() ? Sha256(text->view()) : HmacSha256(key->view(), text->view());
   if (!digest) return digest.error();
   signature_ = Encoded(option.encoding, *digest);
   return Ok();

@@ -1,5 +1,6 @@
-// The option request_signature: an HMAC-SHA256 (RFC 2104) over what a request is made of, which stands where the
-// request has ${signature}. For those who build requests, and for the parser of the options.
+// The option request_signature: an HMAC-SHA256 (RFC 2104) over what a request is made of, or, without a key, its plain
+// SHA-256, which stands where the request has ${signature}. For those who build requests, and for the parser of the
+// options.
 #pragma once
 
 #include <optional>

@@ -10,7 +10,7 @@ params        exactly these; by default those of a refresh. A text that begins w
               an object a JWT: {alg, key, lifetime, claims, header}, or an HMAC-SHA256, see headers
 query         parameters in the URL besides; by default none
 headers       these, whatever others there are; null: it must be absent. An object is an HMAC-SHA256:
-              {hmac, key, encoding}, where hmac and key may also hold <body>, <client_secret>, <header:NAME>,
+              {hmac, key, encoding} (a plain SHA-256 if key is empty), where hmac and key may also hold <body>, <client_secret>, <header:NAME>,
               <param:NAME> (of the body) and <query:NAME>
 client_secret another one than that of the row
 certificate   the common name in the client's certificate; by default there is none
@@ -220,7 +220,9 @@ def signature_of(spec, parts, script):
 
     def text(template):
         return filled(PART.sub(lambda match: str(parts[match.group(1)].get(match.group(2), "")), template), values).encode()
-    digest = hmac.new(text(spec.get("key", "<client_secret>")), text(spec["hmac"]), hashlib.sha256).digest()
+    key = spec.get("key", "<client_secret>")
+    signed = text(spec["hmac"])
+    digest = hmac.new(text(key), signed, hashlib.sha256).digest() if key else hashlib.sha256(signed).digest()
     encoding = spec.get("encoding", "hex")
     if encoding == "base64":
         return base64.b64encode(digest).decode()

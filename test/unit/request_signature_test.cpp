@@ -91,6 +91,17 @@ TEST(RequestSignatureTest, TheKeyIsATemplateAndFollowsTheSecretInUse) {
   EXPECT_EQ(HeaderOf(Build(provider, true), "sign"), "v1=" + Hmac("former-fake-secret&app-1", "x"));
 }
 
+TEST(RequestSignatureTest, WithoutAKeyItIsAPlainHash) {
+  const Provider provider = SomeProvider(Options(
+      R"("request_signature": {"text": "${client_secret}|${token}", "key": ""}, "request_params": {"hash": "${signature}"})"));
+  EXPECT_EQ(BodyOf(Build(provider)), "grant_type=refresh_token&refresh_token=fake%2Ftoken&client_id=app-1&hash=" +
+                                         HexEncode(BytesOf(*Sha256("fake-secret|fake/token"))));
+  EXPECT_EQ(RefusedOptions(
+                Options(R"("request_signature": {"text": "x", "key": ""}, "request_headers": {"s": "${signature}"})"))
+                .message,
+            "option \"request_signature.text\" must hold ${client_secret}");
+}
+
 TEST(RequestSignatureTest, AlternativesAreTakenInTheirOrder) {
   const auto signature = [](std::string_view text) {
     return HeaderOf(Build(SomeProvider(Options(R"("captured_fields": ["shop"], "request_headers": {"s": "${signature}"},
