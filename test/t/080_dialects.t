@@ -94,14 +94,14 @@ my $records = records();
 my %row = map { $_->{name} => $_ } rows(<<'END');
 SELECT json_build_object('name', c.provider, 'status', s.status, 'token_type', c.token_type, 'scope', c.scope, 'captured', c.captured,
     'expires_in', extract(epoch FROM s.expires_at - now())::bigint, 'refresh_expires_in', extract(epoch FROM c.refresh_expires_at - now())::bigint,
-    'due', extract(epoch FROM s.due_at - now())::bigint,
+    'due', extract(epoch FROM s.due_at - coalesce(e.last_at, now()))::bigint,
     'events', e.events, 'warning', e.message,
     'access_token', CASE WHEN s.expires_at > now() + interval '1 second' THEN token_refresh.get_access_token(c.provider, c.subject) END,
     'secondary', (SELECT coalesce(json_object_agg(o.label, token_refresh.get_access_token(o.provider, o.subject, o.label)), '{}')
                   FROM token_refresh.credential o WHERE o.provider = c.provider AND o.label <> ''))
 FROM token_refresh.credential c
 JOIN token_refresh.token_status s ON (s.provider, s.subject, s.label) = (c.provider, c.subject, c.label)
-LEFT JOIN LATERAL (SELECT json_agg(concat_ws('/', a.event, a.failure) ORDER BY a.occurred_at) AS events,
+LEFT JOIN LATERAL (SELECT json_agg(concat_ws('/', a.event, a.failure) ORDER BY a.occurred_at) AS events, max(a.occurred_at) AS last_at,
                           coalesce(string_agg(a.message, '; ') FILTER (WHERE a.event = 'refreshed'), '') AS message
                    FROM token_refresh.audit_event a
                    WHERE a.provider = c.provider AND a.subject = c.subject AND a.label = '' AND a.event NOT IN ('credential_stored')) e ON true
