@@ -119,6 +119,10 @@ Status CheckSignatureOption(const ProviderOptions& options) {
   if (options.auth_method == ClientAuthMethod::kPrivateKeyJwt || options.request.grant_type == kJwtBearerGrant) {
     return OptionError(kKey, "makes no sense where client_secret holds a private key");
   }
+  if (options.answer.expiry_source == ExpirySource::kIntrospection) {
+    return OptionError(kKey, "cannot be used with option \"expiry_source\" set to \"introspection\"",
+                       "Only requests for tokens are signed.");
+  }
   if (!IsUsed(options)) {
     return OptionError(kKey, "is of no use: nothing holds ${signature}",
                        "It may stand in request_headers, request_params and refresh_endpoint.");

@@ -164,6 +164,10 @@ TEST(RequestSignatureTest, OptionsThatMakeNoSense) {
                          "token_endpoint_auth_method": "client_secret_jwt")" +
                       used),
               HasSubstr("must not hold ${signature}"));
+  EXPECT_THAT(refusal(R"("expiry_source": "introspection", "introspection_endpoint": "https://as.example.com/look",
+                         "request_signature": {"text": "x"})" +
+                      used),
+              HasSubstr("cannot be used with option \"expiry_source\""));
   EXPECT_THAT(refusal(R"("request_params": {"s": "${signature}"})"), HasSubstr("needs option \"request_signature\""));
   EXPECT_THAT(refusal(R"("variables": {"body": "b"}, "request_signature": {"text": "${body}"})" + used),
               HasSubstr("\"variables\" must not hold \"body\""));
