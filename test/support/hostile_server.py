@@ -211,7 +211,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.whole(b"<r>" * 300000)
 
     def xml_many_elements(self):
-        self.whole(b"<r>" + b"<a/>" * 250000 + b"</r>")
+        self.whole(b"<r>" + b"<a/>" * 100000 + b"</r>")
 
     def xml_many_attributes(self):
         self.whole(b"<r><a " + b"b='' " * 200000 + b"/></r>")
