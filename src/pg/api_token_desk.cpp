@@ -4,6 +4,7 @@
 
 #include "pg/api_token_use.h"
 #include "pg/boundary.h"
+#include "pg/failure_log.h"
 #include "pg/save_arrays.h"
 #include "pg/settings.h"
 #include "pg/spi_arrays.h"
@@ -40,13 +41,6 @@ Statement flush_use = {
 
 Statement tidy = {
     "SELECT token_refresh._tidy_api_tokens(make_interval(mins => $1), $2)", 2, {INT4OID, INT4OID}, nullptr};
-
-void Complain(const char* doing, const PostgresError& error) {
-  char message[256];
-  snprintf(message, sizeof(message), "token_refresh refresher: %s failed (SQLSTATE %s): %s", doing,
-           unpack_sql_state(error.sqlstate), error.message.c_str());
-  ReportToLog(LOG, message);
-}
 
 DemandResult ReadResult(const char* word) {
   if (strcmp(word, "done") == 0) return DemandResult::kRefreshed;
@@ -109,7 +103,7 @@ bool ApiTokenDesk::RotateSome(const int64_t* ids, int count) {
     }
   });
   if (error) {
-    Complain("rotating API tokens", *error);
+    LogFailure("rotating API tokens", *error);
     return false;
   }
   for (int i = 0; i < count; i++) FinishRequest(database_, {RequestKind::kRotateApiToken, ids[i]}, results[i]);
@@ -138,7 +132,7 @@ bool ApiTokenDesk::Revoke(int64_t id) {
     Datum values[] = {Int64GetDatum(id)};
     Execute(&revoke_token, values, false);
   });
-  if (error && error->sqlstate != ERRCODE_LOCK_NOT_AVAILABLE) Complain("revoking an API token", *error);
+  if (error && error->sqlstate != ERRCODE_LOCK_NOT_AVAILABLE) LogFailure("revoking an API token", *error);
   return !error;
 }
 
@@ -161,7 +155,7 @@ bool ApiTokenDesk::FlushSome() {
     Execute(&flush_use, values, false);
   });
   if (!error) return count == kFlushAtOnce;
-  Complain("writing down the use of API tokens", *error);
+  LogFailure("writing down the use of API tokens", *error);
   for (int i = 0; i < count; i++) ReturnApiTokenUse(database_, uses[i]);
   NoteUseOf(database_, GetCurrentTimestamp());
   return false;
@@ -175,7 +169,7 @@ void ApiTokenDesk::Tidy(Micros now) {
     Execute(&tidy, values, false);
     more = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
   });
-  if (error) Complain("tidying up API tokens", *error);
+  if (error) LogFailure("tidying up API tokens", *error);
   tidy_at_ = more && !error ? 0 : now + Settings::sweep_interval_s * kSecond;
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/request_payload.h"
 #include "pg/boundary.h"
+#include "pg/failure_log.h"
 #include "pg/settings.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
@@ -49,7 +50,10 @@ void DiscoveryDesk::Serve() {
 
 bool DiscoveryDesk::Begin(const PendingRequest& pending) {
   Result<DiscoveryRequest> request = ReadRequest(pending);
-  if (!request.ok()) return false;
+  if (!request.ok()) {
+    ReportToLog(LOG, ("a discovery cannot be read: " + request.error().message).c_str());
+    return false;
+  }
   discoveries_.Begin(std::move(*request));
   return true;
 }
@@ -63,6 +67,7 @@ void DiscoveryDesk::Finish(const DiscoveryResult& result) {
     char nulls[] = {' ', result.found ? ' ' : 'n', result.found ? 'n' : ' ', '\0'};
     Execute(&note_answer, values, false, nulls);
   });
+  if (error) LogFailure("noting what a discovery has found", *error);
   FinishRequest(database_, subject, error ? DemandResult::kInternal : DemandResult::kRefreshed);
 }
 

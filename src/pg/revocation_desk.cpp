@@ -9,6 +9,7 @@
 #include "core/sealed_box.h"
 #include "pg/boundary.h"
 #include "pg/catalog.h"
+#include "pg/failure_log.h"
 #include "pg/keys.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
@@ -216,7 +217,7 @@ void RevocationDesk::Settle(const Verdict& verdict) {
                       MessageDatum(verdict.verdict.message), Float8GetDatum(PauseSeconds(verdict.verdict, verdict.attempts))};
     Execute(&settle_revocation, values, false);
   });
-  if (error) ReportToLog(LOG, "token_refresh refresher: noting what has become of a revocation failed");
+  if (error) LogFailure("noting what has become of a revocation", *error);
   LookAgain();
 }
 

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "pg/boundary.h"
+#include "pg/failure_log.h"
 #include "pg/save_arrays.h"
 #include "pg/statements.h"
 
@@ -23,13 +24,6 @@ constexpr int kRevokeAtOnce = 4;
 constexpr const char* kLockTimeout = "20ms";
 
 Statement end_reused = {"SELECT token_refresh._end_reused_session($1, 'refresher')", 1, {UUIDOID}, nullptr};
-
-void Complain(const PostgresError& error) {
-  char message[256];
-  snprintf(message, sizeof(message), "token_refresh refresher: revoking a session failed (SQLSTATE %s): %s",
-           unpack_sql_state(error.sqlstate), error.message.c_str());
-  ReportToLog(LOG, message);
-}
 
 pg_uuid_t SessionOf(const RequestSubject& subject) {
   pg_uuid_t session;
@@ -84,7 +78,7 @@ bool SessionDesk::Revoke(const RequestSubject& subject) {
     Datum values[] = {UUIDPGetDatum(&session)};
     Execute(&end_reused, values, false);
   });
-  if (error && error->sqlstate != ERRCODE_LOCK_NOT_AVAILABLE) Complain(*error);
+  if (error && error->sqlstate != ERRCODE_LOCK_NOT_AVAILABLE) LogFailure("revoking a session", *error);
   return !error;
 }
 

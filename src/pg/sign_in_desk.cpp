@@ -9,6 +9,7 @@
 #include "core/sealed_box.h"
 #include "pg/authorization_statements.h"
 #include "pg/boundary.h"
+#include "pg/failure_log.h"
 #include "pg/keys.h"
 
 namespace token_refresh {
@@ -62,13 +63,6 @@ bool IsHopeless(const PostgresError& error) {
          error.sqlstate == ERRCODE_UNDEFINED_OBJECT;
 }
 
-void Complain(const char* doing, const PostgresError& error) {
-  char message[256];
-  snprintf(message, sizeof(message), "token_refresh refresher: %s failed with SQLSTATE %s", doing,
-           unpack_sql_state(error.sqlstate));
-  ReportToLog(LOG, message);
-}
-
 }  // namespace
 
 SignInDesk::SignInDesk(Oid database, PgStore& store, HttpTransport& transport, const Clock& clock)
@@ -86,7 +80,7 @@ void SignInDesk::BeginDrain() {
 void SignInDesk::Serve(Micros now) {
   if (!std::exchange(begun_, true)) {
     auto error = RunPostgres(kActivity, [] { ForgetUnfinished(); });
-    if (error) Complain("noting what was interrupted", *error);
+    if (error) LogFailure("noting what was interrupted", *error);
   }
   sign_ins_.Turn();
   BeginSome();
@@ -125,7 +119,7 @@ DemandResult SignInDesk::Begin(Pending& pending) {
   Result<CodePayload> answer = ReadCode(request);
   if (!answer.ok()) {
     if (answer.error().code == ErrorCode::kUnavailable) return DemandResult::kNotFound;
-    ReportToLog(WARNING, ("token_refresh refresher: a sign-in cannot be read: " + answer.error().message).c_str());
+    ReportToLog(WARNING, ("a sign-in cannot be read: " + answer.error().message).c_str());
     return DemandResult::kInternal;
   }
   pending.provider = answer->at;
@@ -137,7 +131,7 @@ DemandResult SignInDesk::Begin(Pending& pending) {
     TakeAuthorization(context_, answer->authorization, OrNull(answer->expected_provider), OrNull(answer->iss),
                       request.subject.id, &taken);
   });
-  if (error) Complain("taking up a sign-in", *error);
+  if (error) LogFailure("taking up a sign-in", *error);
   if (error) return DemandResult::kInternal;
   if (strcmp(taken.result, "taken") != 0) return ResultOfTaking(taken.result);
 
@@ -189,7 +183,7 @@ bool SignInDesk::Store(const Finished& finished, bool last_attempt) {
       FinishRequest(database_, subject, DemandResult::kRefreshed);
       return true;
     }
-    Complain("storing the tokens of a sign-in", *error);
+    LogFailure("storing the tokens of a sign-in", *error);
     if (!last_attempt && !IsHopeless(*error)) return false;
     claims_unusable = !owner_known && ERRCODE_TO_CATEGORY(error->sqlstate) == ERRCODE_DATA_EXCEPTION;
   }
@@ -204,7 +198,7 @@ bool SignInDesk::Store(const Finished& finished, bool last_attempt) {
       : result.accepted ? "the tokens could not be stored; see the server log"
                         : std::string_view(result.message);
   auto error = RunPostgres(kActivity, [&] { FinishRefused(authorization, failure, message, refused); });
-  if (error) Complain("noting that a sign-in has failed", *error);
+  if (error) LogFailure("noting that a sign-in has failed", *error);
   revocations_left_ = true;
   if (!error || last_attempt) FinishRequest(database_, subject, error ? DemandResult::kInternal : DemandResult::kFailed);
   return !error;

@@ -267,10 +267,34 @@ subtest 'a key ring that the refresher has not' => sub {
     my $output = $session->query('\set VERBOSITY verbose' . "\n" . complete_sql(%answer));
     like($session->{stderr}, qr/08006: sign-in failed: the refresher could not do it/, 'the caller is told');
     is(used(%answer), 'f', 'the state is not spent');
+    my $offset = -s $node->logfile;
+    $session->query(q{SELECT token_refresh.discover_provider('} . $server->url . q{')});
+    like($session->{stderr}, qr/08006/, 'nor can an issuer be discovered');
+    like(read_log($node, $offset), qr/token_refresh: a discovery cannot be read: /, '... as the log says');
     rename("$key_file.away", $key_file) or die $!;
     $session->quit;
     $node->reload;
     is(sql(complete_sql(%answer)), 'no key', 'with the keys it is good');
+};
+
+subtest 'what cannot be noted is in the log, without data' => sub {
+    my $discover = "SELECT token_refresh.discover_provider('" . $server->url . "')";
+    my $told = sub {
+        my ($change, $undo) = @_;
+        sql($change);
+        my $offset = -s $node->logfile;
+        like(error_of($node, $discover), qr/^08006 /, 'the caller hears that it failed');
+        sql($undo);
+        return join '', grep { /token_refresh: / } split /^/, read_log($node, $offset);
+    };
+    like($told->('ALTER TABLE token_refresh.discovery ADD CONSTRAINT nothing CHECK (id < 0) NOT VALID', 'ALTER TABLE token_refresh.discovery DROP CONSTRAINT nothing'),
+        qr/token_refresh: noting what a discovery has found failed with SQLSTATE 23514: new row for relation "discovery" violates check constraint "nothing"$/m,
+        'words that name objects only');
+    my $log = $told->(q{CREATE FUNCTION quote_row() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'the row has %', NEW.issuer; END$$;
+        CREATE TRIGGER quote BEFORE INSERT ON token_refresh.discovery FOR EACH ROW EXECUTE FUNCTION quote_row()},
+        'DROP FUNCTION quote_row() CASCADE');
+    like($log, qr/token_refresh: noting what a discovery has found failed with SQLSTATE P0001$/m, 'of other words the SQLSTATE');
+    unlike($log, qr/the row has/, '... and no data');
 };
 
 subtest 'servers that cannot sign in' => sub {
