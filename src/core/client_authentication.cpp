@@ -1,13 +1,11 @@
 #include "core/client_authentication.h"
 
-#include <chrono>
 #include <utility>
 
 #include "core/client_secret_parts.h"
 #include "core/encoding.h"
 #include "core/jwt_assertion.h"
 #include "core/provider_request.h"
-#include "core/request_values.h"
 
 namespace token_refresh {
 namespace {
@@ -72,16 +70,6 @@ Status AddClientAuthentication(const Provider& provider, const ClientProof& proo
       break;
   }
   return Ok();
-}
-
-void AuthenticateClient(const Provider& provider, HttpRequest& request, FormParams& params, bool previous_secret) {
-  using std::chrono::duration_cast;
-  const auto since_epoch = std::chrono::system_clock::now().time_since_epoch();
-  const Micros now = duration_cast<std::chrono::microseconds>(since_epoch).count();
-  const RequestValues values(provider, "", "", now);
-  const FindValue find = values.Finder();
-  const ClientProof proof = {provider.options.token_endpoint, find, now, previous_secret};
-  static_cast<void>(AddClientAuthentication(provider, proof, request, params));
 }
 
 bool HasTwoSecrets(const Provider& provider) {

@@ -27,11 +27,6 @@ struct ClientProof {
 Status AddClientAuthentication(const Provider& provider, const ClientProof& proof, HttpRequest& request,
                                FormParams& params);
 
-// The same for a provider whose method cannot fail and whose endpoints have no places; what fails all the same
-// is left out, so that the provider refuses the client.
-void AuthenticateClient(const Provider& provider, HttpRequest& request, FormParams& params,
-                        bool previous_secret = false);
-
 // Whether there are two secrets to prove it with, as in an overlap.
 bool HasTwoSecrets(const Provider& provider);
 

@@ -6,9 +6,11 @@
 
 namespace token_refresh {
 
-HttpRequest BuildCodeRequest(const Provider& provider, const Secret& code, const Secret& code_verifier,
-                             const std::string& redirect_uri, Micros now, const HttpDefaults& defaults) {
+Result<HttpRequest> BuildCodeRequest(const Provider& provider, const Secret& code, const Secret& code_verifier,
+                                     const std::string& redirect_uri, Micros now, const HttpDefaults& defaults) {
   const ProviderOptions& options = provider.options;
+  const RequestValues values(provider, "", "", now);
+  const FindValue plain = values.Finder();
   HttpRequest request = NewProviderRequest(provider, options.token_endpoint, defaults);
   request.only_once = true;
   FormParams params;
@@ -16,15 +18,14 @@ HttpRequest BuildCodeRequest(const Provider& provider, const Secret& code, const
   params.Add("code", code.view());
   params.Add("redirect_uri", redirect_uri);
   if (!code_verifier.empty()) params.Add("code_verifier", code_verifier.view());
-  AuthenticateClient(provider, request, params);
+  const ClientProof proof{options.token_endpoint, plain, now};
+  if (Status status = AddClientAuthentication(provider, proof, request, params); !status) return status.error();
   params.Rename(options.request.param_names);
   if (options.request.method == RequestMethod::kGet) {
     PostForm(request, params);  // RFC 6749 section 3.2; a GET is for the refresh
   } else {
     SendParams(request, options.request, params);
   }
-  const RequestValues values(provider, "", "", now);
-  const FindValue plain = values.Finder();
   RequestSigner signer(provider, false, plain, code.view());
   // What cannot be signed has no header for it, and is refused by the provider.
   static_cast<void>(signer.SignBefore());

@@ -6,6 +6,7 @@
 #include "core/answer_body.h"
 #include "core/client_authentication.h"
 #include "core/provider_answer.h"
+#include "core/request_values.h"
 #include "core/token_response.h"
 
 namespace token_refresh {
@@ -28,15 +29,19 @@ RevocationOutcome OutcomeOf400(std::string_view error) {
 
 }  // namespace
 
-HttpRequest BuildRevocationRequest(const Provider& provider, const Secret& token, std::string_view hint,
-                                   const HttpDefaults& defaults, bool previous_secret) {
-  HttpRequest request = NewProviderRequest(provider, provider.options.revocation_endpoint, defaults);
+Result<HttpRequest> BuildRevocationRequest(const Provider& provider, const Secret& token, std::string_view hint,
+                                           Micros now, const HttpDefaults& defaults, bool previous_secret) {
+  const ProviderOptions& options = provider.options;
+  const RequestValues values(provider, "", "", now);
+  const FindValue find = values.Finder();
+  HttpRequest request = NewProviderRequest(provider, options.revocation_endpoint, defaults);
   FormParams params;
   params.Add("token", token.view());
   if (!hint.empty()) params.Add("token_type_hint", hint);
-  AuthenticateClient(provider, request, params, previous_secret);
+  const ClientProof proof{options.token_endpoint, find, now, previous_secret};
+  if (Status status = AddClientAuthentication(provider, proof, request, params); !status) return status.error();
   PostForm(request, params);
-  AddKnownHeaders(provider, request);
+  AddKnownHeaders(options, find, request);
   return request;
 }
 

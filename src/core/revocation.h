@@ -6,17 +6,20 @@
 #include <string_view>
 #include <vector>
 
+#include "core/clock.h"
 #include "core/http.h"
 #include "core/provider.h"
 #include "core/provider_request.h"
+#include "core/result.h"
 #include "core/secret.h"
 
 namespace token_refresh {
 
 // hint: "refresh_token", "access_token", or empty for none. The provider has a revocation_endpoint. previous_secret:
-// the client proves itself with previous_client_secret.
-HttpRequest BuildRevocationRequest(const Provider& provider, const Secret& token, std::string_view hint,
-                                   const HttpDefaults& defaults, bool previous_secret = false);
+// the client proves itself with previous_client_secret. A header whose values are not all known is left out.
+// Errors: kInvalidArgument for a key that cannot be used; kInternal.
+Result<HttpRequest> BuildRevocationRequest(const Provider& provider, const Secret& token, std::string_view hint,
+                                           Micros now, const HttpDefaults& defaults, bool previous_secret = false);
 
 enum class RevocationOutcome {
   kDone,     // the token is dead: any 2xx, or the provider does not know it

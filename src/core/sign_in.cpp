@@ -57,8 +57,11 @@ void SignIns::Impl::Begin(SignInRequest request) {
   flow.nonce = *std::move(nonce);
   const Secret no_verifier;
   const SignInRequest& sent = flow.request;
-  calls.Call(BuildCodeRequest(*sent.provider, sent.code, sent.use_pkce ? sent.code_verifier : no_verifier,
-                              sent.redirect_uri, clock.Now(), defaults),
+  Result<HttpRequest> code_request =
+      BuildCodeRequest(*sent.provider, sent.code, sent.use_pkce ? sent.code_verifier : no_verifier, sent.redirect_uri,
+                       flow.begun_at, defaults);
+  if (!code_request) return Refuse(number, "internal", "the code cannot be sent: " + code_request.error().message);
+  calls.Call(*std::move(code_request),
              [this, number](const HttpResponse& response) { TakeTokens(number, response); });
 }
 

@@ -197,8 +197,14 @@ void RevocationDesk::Begin(const Revocation& revocation) {
 
 // In an overlap of two client secrets with the one, and, if the client is refused, with the other.
 void RevocationDesk::Ask(const Question& question, bool previous_secret) {
-  const Provider& provider = *question.provider;
-  calls_.Call(BuildRevocationRequest(provider, *question.token, question.hint, defaults_, previous_secret),
+  Result<HttpRequest> request = BuildRevocationRequest(*question.provider, *question.token, question.hint,
+                                                       clock_.Now(), defaults_, previous_secret);
+  if (!request.ok()) {
+    verdicts_.push_back(
+        {question.id, CannotAsk(RevocationOutcome::kRetry, request.error().message), question.attempts});
+    return;
+  }
+  calls_.Call(*std::move(request),
               [this, question, previous_secret](const HttpResponse& response) {
                 const Provider& asked = *question.provider;
                 const std::vector<std::string_view> secrets = {question.token->view(), asked.client_secret.view(),

@@ -6,6 +6,8 @@
 
 #include "answering_transport.h"
 #include "core/encoding.h"
+#include "core/uuid.h"
+#include "jose_keys.h"
 
 namespace token_refresh {
 namespace {
@@ -22,8 +24,14 @@ Provider SomeProvider(ClientAuthMethod method) {
   return provider;
 }
 
-HttpRequest Build(const Provider& provider, std::string_view verifier = "fake-verifier") {
+Result<HttpRequest> TryToBuild(const Provider& provider, std::string_view verifier = "fake-verifier") {
   return BuildCodeRequest(provider, Secret("fake/code"), Secret(verifier), "https://app.example.com/cb", kNow, {});
+}
+
+HttpRequest Build(const Provider& provider, std::string_view verifier = "fake-verifier") {
+  Result<HttpRequest> request = TryToBuild(provider, verifier);
+  EXPECT_TRUE(request.ok()) << request.error().message;
+  return request.ok() ? *std::move(request) : HttpRequest();
 }
 
 TEST(CodeRequestTest, PostsTheCodeToTheTokenEndpoint) {
@@ -44,6 +52,39 @@ TEST(CodeRequestTest, OtherWaysToAuthenticate) {
   EXPECT_EQ(BodyOf(post), start + "&client_id=client&client_secret=fake%2Bsecret");
   EXPECT_EQ(HeaderOf(post, "Authorization"), "(none)");
   EXPECT_EQ(BodyOf(Build(SomeProvider(ClientAuthMethod::kNone))), start + "&client_id=client");
+}
+
+TEST(CodeRequestTest, AKeyProvesTheClient) {
+  Provider provider = SomeProvider(ClientAuthMethod::kPrivateKeyJwt);
+  provider.client_secret = Secret(PrivatePem(EcPkey()));
+  const std::string body = BodyOf(Build(provider));
+  EXPECT_NE(body.find("&client_id=client&client_assertion_type="), std::string::npos) << body;
+  const std::string_view name = "&client_assertion=";
+  ASSERT_NE(body.find(name), std::string::npos) << body;
+  const std::string jwt = body.substr(body.find(name) + name.size());
+  const size_t first = jwt.find('.');
+  const std::optional<Secret> payload = Base64UrlDecode(jwt.substr(first + 1, jwt.find('.', first + 1) - first - 1));
+  ASSERT_TRUE(payload.has_value());
+  const std::string claims(payload->view());
+  EXPECT_NE(claims.find(R"("iat":1700000000)"), std::string::npos) << "of the caller's time: " << claims;
+  EXPECT_NE(claims.find(R"("aud":"https://as.example.com/token")"), std::string::npos) << claims;
+}
+
+TEST(CodeRequestTest, AKeyThatCannotBeUsed) {
+  Provider provider = SomeProvider(ClientAuthMethod::kPrivateKeyJwt);
+  const Result<HttpRequest> request = TryToBuild(provider);
+  ASSERT_FALSE(request.ok());
+  EXPECT_EQ(request.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(request.error().message.find("fake"), std::string::npos) << request.error().message;
+}
+
+TEST(CodeRequestTest, AUuidInAHeader) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.options.request_headers = {{"X-Request-Id", "${uuid}"}, {"X-At", "${now}"}};
+  const HttpRequest request = Build(provider);
+  EXPECT_TRUE(ParseUuid(HeaderOf(request, "X-Request-Id")).has_value()) << HeaderOf(request, "X-Request-Id");
+  EXPECT_NE(HeaderOf(Build(provider), "X-Request-Id"), HeaderOf(request, "X-Request-Id"));
+  EXPECT_EQ(HeaderOf(request, "X-At"), "1700000000");
 }
 
 TEST(CodeRequestTest, NoVerifierWithoutPkce) {

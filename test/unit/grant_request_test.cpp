@@ -5,7 +5,6 @@
 #include <map>
 #include <string>
 
-#include "core/client_authentication.h"
 #include "core/client_secret_parts.h"
 #include "core/secret_json.h"
 #include "core/token_request.h"
@@ -321,14 +320,6 @@ TEST(ClientProofTest, TheOtherSecretWhenAsked) {
   EXPECT_EQ(AuthorizationOf(Built(provider, input)), "Basic " + Base64Encode("client-1:fake-new"));
   input.previous_secret = true;
   EXPECT_EQ(AuthorizationOf(Built(provider, input)), "Basic " + Base64Encode("client-1:fake-old"));
-}
-
-TEST(ClientProofTest, TheShortFormStillAuthenticates) {
-  const Provider provider = ProviderOf(R"("token_endpoint_auth_method": "private_key_jwt")", PrivatePem(EcPkey()));
-  HttpRequest request;
-  FormParams params;
-  AuthenticateClient(provider, request, params);
-  EXPECT_THAT(std::string(params.Encode().view()), HasSubstr("client_assertion=ey"));
 }
 
 }  // namespace

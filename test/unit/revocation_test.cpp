@@ -26,23 +26,44 @@ RevocationVerdict Read(const HttpResponse& response) {
   return ReadRevocationAnswer(SomeProvider(), response, {kToken, "fake"}, kNow);
 }
 
+Result<HttpRequest> TryToBuild(const Provider& provider, std::string_view hint = "", bool previous_secret = false) {
+  return BuildRevocationRequest(provider, Secret(kToken), hint, kNow, {}, previous_secret);
+}
+
+HttpRequest Build(const Provider& provider, std::string_view hint = "", bool previous_secret = false) {
+  Result<HttpRequest> request = TryToBuild(provider, hint, previous_secret);
+  EXPECT_TRUE(request.ok()) << request.error().message;
+  return request.ok() ? *std::move(request) : HttpRequest();
+}
+
 TEST(RevocationTest, PostsTheTokenToTheRevocationEndpoint) {
   Provider provider = SomeProvider();
-  provider.options.request_headers = {{"X-Tenant", "seven"}};
-  const HttpRequest request = BuildRevocationRequest(provider, Secret(kToken), "refresh_token", {});
+  provider.options.request_headers = {{"X-Tenant", "seven"}, {"X-At", "${now}"}, {"X-Of", "${subject}"}};
+  const HttpRequest request = Build(provider, "refresh_token");
   EXPECT_EQ(request.method, "POST");
   EXPECT_EQ(request.url, "https://as.example.com/revoke");
   EXPECT_EQ(BodyOf(request), "token=fake%2Frefresh&token_type_hint=refresh_token");
   EXPECT_EQ(HeaderOf(request, "Authorization"), "Basic " + Base64Encode("client:fake"));
   EXPECT_EQ(HeaderOf(request, "X-Tenant"), "seven");
+  EXPECT_EQ(HeaderOf(request, "X-At"), "1700000000");
+  EXPECT_EQ(HeaderOf(request, "X-Of"), "(none)");
 }
 
 TEST(RevocationTest, WithoutHintAndWithAPublicClient) {
   Provider provider = SomeProvider();
   provider.options.auth_method = ClientAuthMethod::kNone;
-  const HttpRequest request = BuildRevocationRequest(provider, Secret(kToken), "", {});
+  const HttpRequest request = Build(provider);
   EXPECT_EQ(BodyOf(request), "token=fake%2Frefresh&client_id=client");
   EXPECT_EQ(HeaderOf(request, "Authorization"), "(none)");
+}
+
+TEST(RevocationTest, AKeyThatCannotBeUsed) {
+  Provider provider = SomeProvider();
+  provider.options.auth_method = ClientAuthMethod::kPrivateKeyJwt;
+  const Result<HttpRequest> request = TryToBuild(provider);
+  ASSERT_FALSE(request.ok());
+  EXPECT_EQ(request.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(request.error().message.find("fake"), std::string::npos) << request.error().message;
 }
 
 TEST(RevocationTest, AnySuccessIsDone) {
@@ -119,7 +140,7 @@ TEST(RevocationTest, AClientThatIsRefusedMayHaveAnotherSecret) {
   EXPECT_FALSE(read(MakeResponse(401, R"({"error":"invalid_token"})")).other_secret);
   EXPECT_FALSE(read(MakeResponse(503, R"({"error":"invalid_client"})")).other_secret);
   EXPECT_FALSE(read(MakeResponse(200, R"({"error":"invalid_client"})")).other_secret);
-  const HttpRequest request = BuildRevocationRequest(provider, Secret(kToken), "", {}, true);
+  const HttpRequest request = Build(provider, "", true);
   EXPECT_EQ(HeaderOf(request, "Authorization"), "Basic " + Base64Encode("client:former"));
 
   provider.previous_client_secret = provider.client_secret.Clone();

@@ -89,6 +89,16 @@ TEST_F(SignInTest, ARefusedCode) {
   EXPECT_EQ(result.duration, 0);
 }
 
+TEST_F(SignInTest, ACodeThatCannotBeSent) {
+  provider_->options.auth_method = ClientAuthMethod::kPrivateKeyJwt;
+  sign_ins_->Begin(Request());
+  const SignInResult result = Finish();
+  EXPECT_EQ(result.failure, "internal");
+  EXPECT_EQ(result.message.find("the code cannot be sent: "), 0u) << result.message;
+  EXPECT_TRUE(transport_.urls.empty());
+  EXPECT_EQ(sign_ins_->unfinished(), 0u);
+}
+
 TEST_F(SignInTest, ACodeIsPresentedOnce) {
   for (const TransportFailure failure : {TransportFailure::kNotSent, TransportFailure::kMaybeHandled,
                                          TransportFailure::kTooLarge, TransportFailure::kRefused}) {
