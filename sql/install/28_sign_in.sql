@@ -31,7 +31,7 @@ ALTER TABLE authorization_request ALTER code_verifier SET STORAGE EXTERNAL;
 COMMENT ON TABLE authorization_request IS 'sign-ins between begin_authorization and complete_authorization, and for an hour after their end';
 COMMENT ON COLUMN authorization_request.state_hash IS 'SHA-256 of the state, which itself is not kept';
 COMMENT ON COLUMN authorization_request.code_verifier IS 'sealed; the verifier of PKCE (RFC 7636), from which the nonce is made, too';
-COMMENT ON COLUMN authorization_request.wants_id_token IS 'the scope has openid, so a nonce was sent';
+COMMENT ON COLUMN authorization_request.wants_id_token IS 'the scope has openid, and the provider issuer and jwks_uri, with which an id_token can be verified: a nonce was sent';
 COMMENT ON COLUMN authorization_request.used_at IS 'when complete_authorization was first called for it';
 COMMENT ON COLUMN authorization_request.failure IS 'why there is no credential; NULL with credential_id: it went well';
 COMMENT ON COLUMN authorization_request.taken_by IS 'which call of complete_authorization it was: another one does not get its result';

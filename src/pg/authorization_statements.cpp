@@ -106,8 +106,7 @@ void ForgetUnfinished() { Execute(&forget_unfinished, nullptr, false); }
 void FinishAccepted(int64_t id, std::string_view claims, const GivenTokens& given, bool* owner_known) {
   CommitToDisk();
   bool is_null;
-  Datum claims_datum = claims.empty() ? 0 : JsonDatum(claims);
-  Datum owner_values[] = {Int64GetDatum(id), claims.empty() ? JsonDatum("{}") : claims_datum};
+  Datum owner_values[] = {Int64GetDatum(id), JsonDatum(claims.empty() ? "{}" : claims)};
   if (Execute(&find_owner, owner_values, false) != 1)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("the authorization request is gone")));
   *owner_known = true;
