@@ -3,13 +3,12 @@
 #include "core/api_scope.h"
 #include "core/api_token.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/imported_prefixes.h"
 
 namespace token_refresh {
 
 namespace {
-
-std::string_view View(text* value) { return {VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)}; }
 
 bool IsOurs(std::string_view token) {
   if (token.size() > kMaxApiTokenChars) return false;
@@ -28,8 +27,7 @@ bool MayExist(std::string_view token) {
 }
 
 bytea* Hash(std::string_view token) {
-  bytea* hash = static_cast<bytea*>(palloc(VARHDRSZ + kSha256Bytes));
-  SET_VARSIZE(hash, VARHDRSZ + kSha256Bytes);
+  bytea* hash = AllocateBytes(kSha256Bytes);
   RunCpp([&]() -> Status {
     Result<Sha256Digest> digest = HashApiToken(token);
     if (!digest.ok()) return digest.error();

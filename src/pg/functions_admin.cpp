@@ -12,6 +12,7 @@
 #include "core/provider.h"
 #include "core/sealed_box.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/interval_options.h"
 #include "pg/keys.h"
 #include "pg/provider_board.h"
@@ -38,8 +39,6 @@ namespace token_refresh {
 namespace {
 
 SealedPlace PlaceOf(char* table, char* row_key, char* column) { return SealedPlace{table, row_key, column}; }
-
-std::string_view Bytes(const void* varlena) { return {VARDATA_ANY(varlena), VARSIZE_ANY_EXHDR(varlena)}; }
 
 const char* PhaseName(RefresherPhase phase) {
   switch (phase) {
@@ -123,13 +122,13 @@ extern "C" Datum token_refresh_near_word(PG_FUNCTION_ARGS) {
   int count;
   deconstruct_array(PG_GETARG_ARRAYTYPE_P(1), TEXTOID, -1, false, TYPALIGN_INT, &words, &nulls, &count);
   text* near = nullptr;
-  std::string_view word = Bytes(PG_GETARG_TEXT_PP(0));
+  std::string_view word = View(PG_GETARG_TEXT_PP(0));
   RunCpp([&]() -> Status {
     std::vector<std::string_view> known;
     std::vector<int> places;
     for (int i = 0; i < count; i++) {
       if (nulls[i]) continue;
-      known.push_back(Bytes(DatumGetPointer(words[i])));
+      known.push_back(View(reinterpret_cast<const varlena*>(DatumGetPointer(words[i]))));
       places.push_back(i);
     }
     const std::optional<std::string_view> found = NearWord(word, known);
@@ -150,7 +149,7 @@ extern "C" Datum token_refresh_check_client_secret(PG_FUNCTION_ARGS) {
   RunCpp([&]() -> Status {
     token_refresh::Result<ProviderOptions> parsed = ParseProviderOptions(json, Settings::allow_insecure_http);
     if (!parsed.ok()) return parsed.error();
-    return CheckClientSecret(*parsed, Bytes(secret));
+    return CheckClientSecret(*parsed, View(secret));
   });
   PG_RETURN_VOID();
 }
@@ -160,13 +159,12 @@ extern "C" Datum token_refresh_seal(PG_FUNCTION_ARGS) {
   SealedPlace place = PlaceOf(text_to_cstring(PG_GETARG_TEXT_PP(0)), text_to_cstring(PG_GETARG_TEXT_PP(1)),
                               text_to_cstring(PG_GETARG_TEXT_PP(2)));
   text* secret = PG_GETARG_TEXT_PP(3);
-  bytea* sealed = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(VARSIZE_ANY_EXHDR(secret))));
+  bytea* sealed = AllocateBytes(SealedSize(View(secret).size()));
   RunCpp([&]() -> Status {
     token_refresh::Result<const KeyRing*> ring = LoadKeyRing();
     if (!ring.ok()) return ring.error();
-    return SealInto(**ring, place, Bytes(secret), VARDATA(sealed));
+    return SealInto(**ring, place, View(secret), VARDATA(sealed));
   });
-  SET_VARSIZE(sealed, VARHDRSZ + SealedSize(VARSIZE_ANY_EXHDR(secret)));
   PG_RETURN_BYTEA_P(sealed);
 }
 
@@ -176,12 +174,10 @@ extern "C" Datum token_refresh_reseal(PG_FUNCTION_ARGS) {
                               text_to_cstring(PG_GETARG_TEXT_PP(2)));
   bytea* old = PG_GETARG_BYTEA_PP(3);
   // The envelope keeps its length: only key id, nonce and ciphertext change.
-  size_t size = VARSIZE_ANY_EXHDR(old);
-  bytea* sealed = static_cast<bytea*>(palloc(VARHDRSZ + size));
+  bytea* sealed = AllocateBytes(View(old).size());
   bool changed = false;
-  RunCpp([&] { return Reseal(place, Bytes(old), VARDATA(sealed), &changed); });
+  RunCpp([&] { return Reseal(place, View(old), VARDATA(sealed), &changed); });
   if (!changed) PG_RETURN_BYTEA_P(old);
-  SET_VARSIZE(sealed, VARHDRSZ + size);
   PG_RETURN_BYTEA_P(sealed);
 }
 
@@ -192,8 +188,7 @@ extern "C" Datum token_refresh_key_ring(PG_FUNCTION_ARGS) {
   KeyList* list = static_cast<KeyList*>(palloc0(sizeof(KeyList)));
   RunCpp([&] { return ListKeys(list); });
   for (int i = 0; i < list->count; i++) {
-    bytea* id = static_cast<bytea*>(palloc(VARHDRSZ + kKeyIdBytes));
-    SET_VARSIZE(id, VARHDRSZ + kKeyIdBytes);
+    bytea* id = AllocateBytes(kKeyIdBytes);
     memcpy(VARDATA(id), list->keys[i].id, kKeyIdBytes);
     Datum values[] = {CStringGetTextDatum(list->keys[i].name), PointerGetDatum(id), BoolGetDatum(i == 0)};
     bool nulls[] = {false, false, false};

@@ -4,6 +4,7 @@
 #include "pg/api_token_check.h"
 #include "pg/api_token_successor.h"
 #include "pg/api_token_use.h"
+#include "pg/arguments.h"
 
 extern "C" {
 PG_FUNCTION_INFO_V1(token_refresh_validate_api_token);
@@ -172,9 +173,8 @@ extern "C" Datum token_refresh_validate_and_refresh_api_token(PG_FUNCTION_ARGS) 
 
 extern "C" Datum token_refresh_refresh_api_token(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
-  if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
-    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-                    errmsg("argument \"%s\" must not be null", PG_ARGISNULL(1) ? "p_threshold_days" : "p_force")));
+  RequireArgument(fcinfo, 1, "p_threshold_days");
+  RequireArgument(fcinfo, 2, "p_force");
   const Micros days = PG_GETARG_INT32(1);
   if (days < 0)
     ereport(ERROR,

@@ -5,6 +5,7 @@
 #include "core/sealed_box.h"
 #include "pg/api_token_check.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/keys.h"
 
 extern "C" {
@@ -17,14 +18,6 @@ PG_FUNCTION_INFO_V1(token_refresh_is_grantable_scope);
 namespace token_refresh {
 
 namespace {
-
-std::string_view View(text* value) { return {VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)}; }
-
-bytea* AllocateBytes(size_t size) {
-  bytea* bytes = static_cast<bytea*>(palloc(VARHDRSZ + size));
-  SET_VARSIZE(bytes, VARHDRSZ + size);
-  return bytes;
-}
 
 // Hash of a new token into hash; store(token) keeps the token itself.
 template <class StoreToken>

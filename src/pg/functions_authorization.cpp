@@ -8,6 +8,7 @@
 #include "pg/boundary.h"
 #include "pg/keys.h"
 #include "pg/settings.h"
+#include "pg/spi_arrays.h"
 
 extern "C" {
 #include "mb/pg_wchar.h"
@@ -108,13 +109,6 @@ Status Make(const Wish& wish, Made* made) {
   return SealVerifier(params, made);
 }
 
-bytea* MakeBytes(const char* bytes, size_t size) {
-  bytea* copy = static_cast<bytea*>(palloc(VARHDRSZ + size));
-  SET_VARSIZE(copy, VARHDRSZ + size);
-  memcpy(VARDATA(copy), bytes, size);
-  return copy;
-}
-
 }  // namespace
 
 }  // namespace token_refresh
@@ -129,8 +123,8 @@ extern "C" Datum token_refresh_make_authorization(PG_FUNCTION_ARGS) {
   RunCpp([&] { return Make(wish, &made); });
   Datum values[] = {CStringGetTextDatum(made.url),
                     CStringGetTextDatum(made.state),
-                    PointerGetDatum(MakeBytes(made.state_hash, kSha256Bytes)),
-                    PointerGetDatum(MakeBytes(made.verifier, made.verifier_size)),
+                    BytesDatum({made.state_hash, kSha256Bytes}),
+                    BytesDatum({made.verifier, made.verifier_size}),
                     BoolGetDatum(made.uses_pkce),
                     BoolGetDatum(made.wants_id_token)};
   bool nulls[lengthof(values)] = {};

@@ -1,5 +1,6 @@
 // SQL functions that read and refresh credentials: get_access_token, get_token,
 // refresh_credential, get_access_token_from, refresh_row, _refresh_many.
+#include "pg/arguments.h"
 #include "pg/boundary.h"
 #include "pg/read_attached.h"
 #include "pg/read_token.h"
@@ -22,12 +23,6 @@ namespace {
 // How many requests _refresh_many keeps open at once.
 constexpr int kWindow = 256;
 
-text* RequireText(FunctionCallInfo fcinfo, int argument, const char* name) {
-  if (PG_ARGISNULL(argument))
-    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"%s\" must not be null", name)));
-  return PG_GETARG_TEXT_PP(argument);
-}
-
 void ReadMinValidity(FunctionCallInfo fcinfo, int argument, TokenRequestArgs* args) {
   if (PG_NARGS() <= argument || PG_ARGISNULL(argument)) return;
   args->has_min_validity = true;
@@ -47,8 +42,7 @@ void ReadArgs(FunctionCallInfo fcinfo, TokenRequestArgs* args) {
 
 void ReadRowArgs(FunctionCallInfo fcinfo, TokenRequestArgs* args) {
   *args = {};
-  if (PG_ARGISNULL(0))
-    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"table_name\" must not be null")));
+  RequireArgument(fcinfo, 0, "table_name");
   args->row_key = RequireText(fcinfo, 1, "row_key");
   ReadMinValidity(fcinfo, 2, args);
   args->table = RequireAttached(PG_GETARG_OID(0));

@@ -1,5 +1,6 @@
 // SQL function disconnect: forgets a credential, with the caller's privileges, and has the refresher revoke its tokens
 // after COMMIT, however long the provider may be down.
+#include "pg/arguments.h"
 #include "pg/boundary.h"
 #include "pg/catalog.h"
 #include "pg/owner_scope.h"
@@ -69,9 +70,7 @@ void RunAsOwner(Datum* values, bool revoke) {
 extern "C" Datum token_refresh_disconnect(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
   static const char* const names[] = {"provider", "subject", "label", "revoke"};
-  for (int i = 0; i < 4; i++)
-    if (PG_ARGISNULL(i))
-      ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"%s\" must not be null", names[i])));
+  for (int i = 0; i < 4; i++) RequireArgument(fcinfo, i, names[i]);
   char* provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
   if (FindProvider(provider) == nullptr)
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown provider \"%s\"", provider),

@@ -1,7 +1,9 @@
 // SQL function seal_token: what an application writes into a table that is attached with the
 // cipher "native". The refresher and get_access_token_from open it; nobody else can.
 #include "core/sealed_box.h"
+#include "pg/arguments.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/keys.h"
 #include "pg/read_attached.h"
 
@@ -39,9 +41,7 @@ void RequireWriter(const TokenTable& table, const char* column) {
 
 extern "C" Datum token_refresh_seal_token(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
-  for (int i = 0; i < static_cast<int>(lengthof(kArguments)); i++)
-    if (PG_ARGISNULL(i))
-      ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"%s\" must not be null", kArguments[i])));
+  for (int i = 0; i < static_cast<int>(lengthof(kArguments)); i++) RequireArgument(fcinfo, i, kArguments[i]);
   const TokenTable* table = RequireAttached(PG_GETARG_OID(0));
   if (table->cipher != TableCipher::kNative)
     ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -51,13 +51,12 @@ extern "C" Datum token_refresh_seal_token(PG_FUNCTION_ARGS) {
   RequireWriter(*table, column);
   const char* key = CanonicalKey(*table, PG_GETARG_TEXT_PP(1));
   text* token = PG_GETARG_TEXT_PP(3);
-  std::string_view secret(VARDATA_ANY(token), VARSIZE_ANY_EXHDR(token));
-  bytea* sealed = static_cast<bytea*>(palloc(VARHDRSZ + SealedSize(secret.size())));
+  const std::string_view secret = View(token);
+  bytea* sealed = AllocateBytes(SealedSize(secret.size()));
   RunCpp([&]() -> Status {
     token_refresh::Result<const KeyRing*> ring = LoadKeyRing();
     if (!ring.ok()) return ring.error();
     return SealInto(**ring, SealedPlace{table->place, key, word}, secret, VARDATA(sealed));
   });
-  SET_VARSIZE(sealed, VARHDRSZ + SealedSize(secret.size()));
   PG_RETURN_BYTEA_P(sealed);
 }

@@ -5,7 +5,9 @@
 #include "core/new_key.h"
 #include "core/sealed_box.h"
 #include "core/session_refresh_token.h"
+#include "pg/arguments.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/keys.h"
 #include "pg/session_rows.h"
 #include "pg/signing_keys.h"
@@ -24,14 +26,6 @@ PG_FUNCTION_INFO_V1(token_refresh_ip_hash);
 namespace token_refresh {
 
 namespace {
-
-std::string_view View(varlena* value) { return {VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)}; }
-
-bytea* AllocateBytes(size_t size) {
-  bytea* bytes = static_cast<bytea*>(palloc(VARHDRSZ + size));
-  SET_VARSIZE(bytes, VARHDRSZ + size);
-  return bytes;
-}
 
 // Where C++ puts a new signing key; palloc'd.
 struct NewKey {
@@ -97,9 +91,7 @@ extern "C" Datum token_refresh_make_signing_key(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
   TupleDesc desc;
   if (get_call_result_type(fcinfo, nullptr, &desc) != TYPEFUNC_COMPOSITE) elog(ERROR, "token_refresh: no row type");
-  if (PG_ARGISNULL(0))
-    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"algorithm\" must not be null")));
-  text* algorithm = PG_GETARG_TEXT_PP(0);
+  text* algorithm = RequireText(fcinfo, 0, "algorithm");
   char* given = PG_ARGISNULL(1) ? nullptr : text_to_cstring(PG_GETARG_TEXT_PP(1));
   const char* utf8 = given == nullptr ? nullptr : pg_server_to_any(given, static_cast<int>(strlen(given)), PG_UTF8);
   const char* kid = PG_ARGISNULL(2) ? "" : text_to_cstring(PG_GETARG_TEXT_PP(2));

@@ -2,8 +2,10 @@
 // alone talks to providers, and read what it has committed.
 #include "core/encoding.h"
 #include "core/provider.h"
+#include "pg/arguments.h"
 #include "pg/authorization_rows.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/demand.h"
 #include "pg/interval_options.h"
 #include "pg/sealed_request.h"
@@ -28,12 +30,6 @@ constexpr const char* kBeginAgain = "Begin again with token_refresh.begin_author
                   errhint("%s", kBeginAgain)));
 }
 
-text* RequireText(FunctionCallInfo fcinfo, int argument, const char* name) {
-  if (PG_ARGISNULL(argument))
-    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"%s\" must not be null", name)));
-  return PG_GETARG_TEXT_PP(argument);
-}
-
 // {"name": "value"} pieces in UTF-8, which is what the refresher reads.
 void AppendMember(StringInfo json, const char* name, const char* value) {
   if (json->len > 1) appendStringInfoChar(json, ',');
@@ -48,10 +44,9 @@ std::string_view ToUtf8(StringInfo json) {
 }
 
 AuthorizationKey FindState(text* state) {
-  bytea* hash = static_cast<bytea*>(palloc(VARHDRSZ + kSha256Bytes));
-  SET_VARSIZE(hash, VARHDRSZ + kSha256Bytes);
+  bytea* hash = AllocateBytes(kSha256Bytes);
   RunCpp([&]() -> Status {
-    Result<Sha256Digest> digest = Sha256({VARDATA_ANY(state), VARSIZE_ANY_EXHDR(state)});
+    Result<Sha256Digest> digest = Sha256(View(state));
     if (!digest.ok()) return digest.error();
     memcpy(VARDATA(hash), digest->data(), kSha256Bytes);
     return Ok();
@@ -155,9 +150,8 @@ extern "C" Datum token_refresh_complete_authorization(PG_FUNCTION_ARGS) {
 extern "C" Datum token_refresh_discover_provider(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
   text* issuer = RequireText(fcinfo, 0, "issuer");
-  if (PG_ARGISNULL(1) || PG_ARGISNULL(2))
-    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-                    errmsg("argument \"%s\" must not be null", PG_ARGISNULL(1) ? "options" : "has_client_secret")));
+  RequireArgument(fcinfo, 1, "options");
+  RequireArgument(fcinfo, 2, "has_client_secret");
   Jsonb* options = ConvertIntervalOptions(PG_GETARG_JSONB_P(1), ProviderOptionSpecs());
   const char* options_json = JsonbToCString(nullptr, &options->root, VARSIZE(options));
   RunCpp([&]() -> Status {

@@ -2,6 +2,7 @@
 // with the caller's privileges, under provider, subject and label.
 #include "core/stored_answer.h"
 #include "core/token_response.h"
+#include "pg/arguments.h"
 #include "pg/boundary.h"
 #include "pg/credential_write.h"
 #include "pg/provider_cache.h"
@@ -119,9 +120,7 @@ OwnClient ClientArguments(FunctionCallInfo fcinfo) {
 extern "C" Datum token_refresh_store_credential(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
   static const char* const names[] = {"provider", "subject", "token_response", "label"};
-  for (int i = 0; i < 4; i++)
-    if (PG_ARGISNULL(i))
-      ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"%s\" must not be null", names[i])));
+  for (int i = 0; i < 4; i++) RequireArgument(fcinfo, i, names[i]);
   char* provider = text_to_cstring(PG_GETARG_TEXT_PP(0));
   const KnownProvider* known = FindProvider(provider);
   if (known == nullptr)

@@ -1,6 +1,7 @@
 // SQL functions attach_table and detach_table: the owner of a table hands its tokens to the
 // refresher, and takes them back. Everything is checked first; nothing is changed when
 // something is wrong.
+#include "pg/arguments.h"
 #include "pg/attach_checks.h"
 #include "pg/catalog.h"
 #include "pg/owner_scope.h"
@@ -227,10 +228,8 @@ void Detach(Oid relation) {
 
 extern "C" Datum token_refresh_attach_table(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
-  for (int i = 0; i < 2; i++)
-    if (PG_ARGISNULL(i))
-      ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-                      errmsg("argument \"%s\" must not be null", i == 0 ? "table_name" : "options")));
+  RequireArgument(fcinfo, 0, "table_name");
+  RequireArgument(fcinfo, 1, "options");
   Oid relation = PG_GETARG_OID(0);
   RequireAttachable(relation);
   // Nobody may alter the table, nor give it away, between the checks and COMMIT.
@@ -247,8 +246,7 @@ extern "C" Datum token_refresh_attach_table(PG_FUNCTION_ARGS) {
 
 extern "C" Datum token_refresh_detach_table(PG_FUNCTION_ARGS) {
   using namespace token_refresh;
-  if (PG_ARGISNULL(0))
-    ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"table_name\" must not be null")));
+  RequireArgument(fcinfo, 0, "table_name");
   Oid relation = PG_GETARG_OID(0);
   RequireOwned(relation);
   // Others who detach it wait here.

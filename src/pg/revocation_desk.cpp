@@ -8,6 +8,7 @@
 #include "core/renewal_token.h"
 #include "core/sealed_box.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/catalog.h"
 #include "pg/failure_log.h"
 #include "pg/keys.h"
@@ -77,8 +78,6 @@ void ReadRevocation(HeapTuple tuple, TupleDesc desc, PlainRevocation* row) {
   Datum client_secret = SPI_getbinval(tuple, desc, 9, &is_null);
   row->client_secret = is_null ? nullptr : DatumGetByteaPCopy(client_secret);
 }
-
-std::string_view View(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
 
 Datum BusyProviders(const char* const* providers, size_t count) {
   return MakeArray(static_cast<int>(count), TEXTOID, [&](int i, bool*) { return CStringGetTextDatum(providers[i]); });
@@ -160,7 +159,7 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
     if (row.client_id == nullptr) continue;
     revocations.back().client_id = row.client_id;
     revocations.back().client_row = row.client_row;
-    if (row.client_secret != nullptr) revocations.back().client_envelope = View(row.client_secret);
+    revocations.back().client_envelope = View(row.client_secret);
   }
   return revocations;
 }

@@ -9,6 +9,7 @@
 #include "core/sealed_box.h"
 #include "pg/authorization_statements.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/failure_log.h"
 #include "pg/keys.h"
 
@@ -38,13 +39,11 @@ DemandResult ResultOfTaking(const char* result) {
   return strcmp(result, "other_provider") == 0 ? DemandResult::kOtherProvider : DemandResult::kNotFound;
 }
 
-std::string_view BytesIn(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
-
 Result<Secret> OpenVerifier(const TakenAuthorization& taken) {
   Result<const KeyRing*> ring = LoadKeyRing();
   if (!ring.ok()) return ring.error();
-  const std::string row = HexEncode(BytesIn(taken.state_hash));
-  return Open(**ring, SealedPlace{kAuthorizationPlace, row, kVerifierColumn}, BytesIn(taken.code_verifier));
+  const std::string row = HexEncode(View(taken.state_hash));
+  return Open(**ring, SealedPlace{kAuthorizationPlace, row, kVerifierColumn}, View(taken.code_verifier));
 }
 
 // To be revoked; empty when there is no token, or no key.

@@ -1,6 +1,7 @@
 // Claiming: reads the rows that the engine wants, notes them as in flight, commits, and
 // only then opens their refresh tokens. No row of a token table is locked.
 #include "core/token_cipher.h"
+#include "pg/bytes.h"
 #include "pg/claim_statements.h"
 #include "pg/keys.h"
 #include "pg/outcome_log.h"
@@ -11,11 +12,7 @@ namespace token_refresh {
 
 namespace {
 
-std::string_view View(const char* text) { return text == nullptr ? std::string_view() : std::string_view(text); }
-
-std::string_view View(const struct varlena* bytes) {
-  return bytes == nullptr ? std::string_view() : std::string_view(VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
-}
+std::string_view OrNothing(const char* text) { return text == nullptr ? std::string_view() : std::string_view(text); }
 
 Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t journal_id) {
   Claim claim;
@@ -129,7 +126,7 @@ void PgStore::NoteUnopened(int64_t journal_id, const std::vector<Claim>& opened,
 
 Status PgStore::OpenClaim(const KeyRing& ring, const TokenRow& row, Claim* claim) const {
   auto open = [&](const char* column, std::string_view stored, const char* opened) {
-    return OpenToken(ring, claim->token_table, claim->row_key, column, stored, View(opened));
+    return OpenToken(ring, claim->token_table, claim->row_key, column, stored, OrNothing(opened));
   };
   Result<Secret> refresh = open("refresh_token", claim->stored_refresh_token, row.opened);
   if (!refresh.ok()) return refresh.error();

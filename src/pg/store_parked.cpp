@@ -4,6 +4,7 @@
 #include <iterator>
 
 #include "core/sealed_box.h"
+#include "pg/bytes.h"
 #include "pg/catalog.h"
 #include "pg/keys.h"
 #include "pg/save_statements.h"
@@ -104,8 +105,6 @@ void RefuseCaller(const Claim& claim, ClaimBatch* batch) {
   for (RefusedClaim& refused : batch->refused)
     if (refused.schedule_id == claim.schedule_id) refused.refusal = Refusal::kNeedsReauth;
 }
-
-std::string_view View(const bytea* bytes) { return {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)}; }
 
 // What the row was answered, as an outcome that only has to be written. Its claim holds the refresh
 // token that would be sent next.

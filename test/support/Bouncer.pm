@@ -12,13 +12,15 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils ();
 use Time::HiRes ();
 
-# %option: users, without passwords, and pool_size, the sessions of the server that all clients of one user share.
+# %option: users, without passwords; pool_size, the sessions of the server that all clients of one user share;
+# prepared_statements, how many a client may have, if this pgbouncer can_prepare.
 sub start
 {
     my ($class, $node, %option) = @_;
     local $ENV{PATH} = "$ENV{PATH}:/usr/sbin";
-    return unless (`pgbouncer --version 2>/dev/null` // '') =~ /^PgBouncer/;
-    my $self = bless { port => PostgreSQL::Test::Cluster::get_free_port(), host => $node->host, dir => PostgreSQL::Test::Utils::tempdir() }, $class;
+    my ($version) = (`pgbouncer --version 2>/dev/null` // '') =~ /^PgBouncer (\d+\.\d+)/ or return;
+    my $self = bless { port => PostgreSQL::Test::Cluster::get_free_port(), host => $node->host, dir => PostgreSQL::Test::Utils::tempdir(), version => $version }, $class;
+    my $prepared = $option{prepared_statements} && $self->can_prepare ? "max_prepared_statements = $option{prepared_statements}" : '';
     PostgreSQL::Test::Utils::append_to_file("$self->{dir}/users", join('', map { qq("$_" ""\n) } @{ $option{users} }));
     PostgreSQL::Test::Utils::append_to_file("$self->{dir}/pgbouncer.ini", <<"END");
 [databases]
@@ -31,6 +33,7 @@ listen_port = $self->{port}
 unix_socket_dir = @{[ $node->host ]}
 auth_type = trust
 auth_file = $self->{dir}/users
+$prepared
 END
     $self->{run} = IPC::Run::start([ 'pgbouncer', '-v', "$self->{dir}/pgbouncer.ini" ], '<', '/dev/null', '>', "$self->{dir}/log", '2>&1');
     my $socket = $node->host . "/.s.PGSQL.$self->{port}";
@@ -41,6 +44,11 @@ END
     }
     return $self;
 }
+
+sub port { return $_[0]{port}; }
+
+# Prepared statements in transaction mode: since 1.21.
+sub can_prepare { my ($major, $minor) = split /\./, $_[0]{version}; return $major > 1 || $minor >= 21 ? 1 : 0; }
 
 sub connstr { my ($self, $user) = @_; return "host=$self->{host} port=$self->{port} dbname=postgres user=$user"; }
 

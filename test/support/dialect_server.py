@@ -22,13 +22,12 @@ import argparse
 import http.server
 import json
 import os
-import random
 import ssl
-import sys
 import threading
 import urllib.parse
 
 from dialect_check import differences, filled, filled_body
+from loopback import LoopbackServer, listen, port_of, serve, serve_until_stdin_closes, speak_tls
 
 HOP_HEADERS = {"content-length", "transfer-encoding"}
 
@@ -116,41 +115,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(payload)
 
 
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
+class Server(LoopbackServer):
     def __init__(self, address):
         super().__init__(address, Handler)
         self.cases, self.keys, self.lock, self.tls_port = {}, "", threading.Lock(), 0
 
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is no error
-            super().handle_error(request, client_address)
-
-
-def listen():
-    """Below the ephemeral range, where no outgoing connection takes the port."""
-    while True:
-        try:
-            return Server(("127.0.0.1", random.randrange(20000, 32000)))
-        except OSError:
-            continue
-
 
 def listen_tls(server, arguments):
     """The same cases by https."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*arguments.tls)
-    if arguments.client_ca:
-        context.load_verify_locations(arguments.client_ca)
-        context.verify_mode = ssl.CERT_OPTIONAL
-    secure = listen()
+    secure = listen(Server)
     secure.cases, secure.keys, secure.lock = server.cases, server.keys, server.lock
-    server.tls_port = secure.server_address[1]
-    # The handshake belongs to the connection's own thread.
-    secure.socket = context.wrap_socket(secure.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=secure.serve_forever, daemon=True).start()
+    server.tls_port = port_of(secure)
+    speak_tls(secure, *arguments.tls, arguments.client_ca)
+    serve(secure)
 
 
 def main():
@@ -160,15 +137,11 @@ def main():
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"))
     parser.add_argument("--client-ca")
     arguments = parser.parse_args()
-    server = listen()
+    server = listen(Server)
     server.keys = arguments.keys
     if arguments.tls:
         listen_tls(server, arguments)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with open(arguments.port_file + ".new", "w") as file:
-        file.write(f"{server.server_address[1]}\n")
-    os.rename(arguments.port_file + ".new", arguments.port_file)
-    sys.stdin.buffer.read()
+    serve_until_stdin_closes(server, arguments.port_file)
     os._exit(0)
 
 

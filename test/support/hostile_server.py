@@ -17,12 +17,11 @@ import gzip
 import http.server
 import json
 import os
-import random
-import ssl
-import sys
 import threading
 import time
 import urllib.parse
+
+from loopback import LoopbackServer, listen, port_of, serve, serve_until_stdin_closes, speak_tls
 
 MEGABYTE = 1000 * 1000
 BODY = 10 * 1024 * MEGABYTE
@@ -247,35 +246,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(f"HTTP/1.1 {status} Elsewhere\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
 
 
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
+class Server(LoopbackServer):
     lock = threading.Lock()
 
     def __init__(self, address):
         super().__init__(address, Handler)
 
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is no error
-            super().handle_error(request, client_address)
 
-
-def listen(kind, state, tls=None):
-    """Below the ephemeral range, where no outgoing connection takes the port."""
-    while True:
-        try:
-            server = Server(("127.0.0.1", random.randrange(20000, 32000)))
-            break
-        except OSError:
-            continue
+def open_port(kind, state, tls=()):
+    server = listen(Server)
     server.kind, server.state = kind, state
-    state["ports"][kind] = server.server_address[1]
+    state["ports"][kind] = port_of(server)
     if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*tls)
-        # The handshake belongs to the connection's own thread.
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+        speak_tls(server, *tls)
+    return server
 
 
 def main():
@@ -285,14 +269,10 @@ def main():
     arguments = parser.parse_args()
     state = {"ports": {}, "sent": {}, "arrived": {}, "elsewhere": 0, "tls": {name: 0 for name, _, _ in arguments.tls},
              "wrong": [], "mended": False}
-    listen("elsewhere", state)
-    for name, certificate, key in arguments.tls:
-        listen(name, state, (certificate, key))
-    listen("main", state)
-    with open(arguments.port_file + ".new", "w") as file:
-        file.write(f"{state['ports']['main']}\n")
-    os.rename(arguments.port_file + ".new", arguments.port_file)
-    sys.stdin.buffer.read()
+    serve(open_port("elsewhere", state))
+    for name, *tls in arguments.tls:
+        serve(open_port(name, state, tls))
+    serve_until_stdin_closes(open_port("main", state), arguments.port_file)
     os._exit(0)
 
 

@@ -26,14 +26,14 @@ import hmac
 import http.server
 import json
 import os
-import random
 import secrets
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import urllib.parse
+
+from loopback import LoopbackServer, listen, port_of, serve_until_stdin_closes
 
 DEFAULTS = {
     "claims": {},  # set in every id_token; null removes one
@@ -246,36 +246,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.answer(200, {**provider.stats, "client": provider.client, "tokens": dict(provider.tokens)})
 
 
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], OSError):  # a client that went away is no error
-            super().handle_error(request, client_address)
-
-
-def listen():
-    """Below the ephemeral range, where no outgoing connection takes the port."""
-    while True:
-        try:
-            return Server(("127.0.0.1", random.randrange(20000, 32000)), Handler)
-        except OSError:
-            continue
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--port-file", required=True)
     arguments = parser.parse_args()
-    server = listen()
+    server = listen(lambda address: LoopbackServer(address, Handler))
     with tempfile.TemporaryDirectory() as directory:
-        server.provider = Provider(f"http://127.0.0.1:{server.server_address[1]}", directory)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with open(arguments.port_file + ".new", "w") as file:
-            file.write(f"{server.server_address[1]}\n")
-        os.rename(arguments.port_file + ".new", arguments.port_file)
-        sys.stdin.buffer.read()
+        server.provider = Provider(f"http://127.0.0.1:{port_of(server)}", directory)
+        serve_until_stdin_closes(server, arguments.port_file)
 
 
 if __name__ == "__main__":

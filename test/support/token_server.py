@@ -23,16 +23,14 @@ import base64
 import http.server
 import json
 import os
-import random
 import resource
 import socket
-import ssl
 import struct
-import sys
 import threading
 import time
 import urllib.parse
 
+from loopback import LoopbackServer, listen, serve_until_stdin_closes, speak_tls
 from token_realm import BadRequest, Realm, error_answer
 
 
@@ -193,9 +191,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             os.close(self.connection.detach())
 
 
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
+class Server(LoopbackServer):
     request_queue_size = 1024
+    passing_errors = (OSError, ValueError)
 
     def __init__(self, address):
         super().__init__(address, Handler)
@@ -205,19 +203,6 @@ class Server(http.server.ThreadingHTTPServer):
     def realm(self, name):
         with self.realms_lock:
             return self.realms.setdefault(name, Realm())
-
-    def handle_error(self, request, client_address):
-        if not isinstance(sys.exc_info()[1], (OSError, ValueError)):  # a client that went away is no error
-            super().handle_error(request, client_address)
-
-
-def listen():
-    """Below the ephemeral range, where no outgoing connection takes the port."""
-    while True:
-        try:
-            return Server(("127.0.0.1", random.randrange(20000, 32000)))
-        except OSError:
-            continue
 
 
 def main():
@@ -229,17 +214,10 @@ def main():
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     threading.stack_size(256 * 1024)
-    server = listen()
+    server = listen(Server)
     if arguments.tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*arguments.tls)
-        # The handshake belongs to the connection's own thread.
-        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    with open(arguments.port_file + ".new", "w") as file:
-        file.write(f"{server.server_address[1]}\n")
-    os.rename(arguments.port_file + ".new", arguments.port_file)
-    sys.stdin.buffer.read()
+        speak_tls(server, *arguments.tls)
+    serve_until_stdin_closes(server, arguments.port_file)
     os._exit(0)  # without waiting for requests that hang on purpose
 
 

@@ -6,6 +6,7 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../support";
 use ApiServer;
+use Bouncer;
 use IPC::Run ();
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
@@ -177,7 +178,7 @@ subtest 'node: what a handler may say about caching' => sub {
     unlike($errors, qr/Error/, 'without an error');
 };
 
-my $bouncer = Bouncer->start($node);
+my $bouncer = Bouncer->start($node, users => ['api'], pool_size => 3, prepared_statements => 100);
 my %direct  = (PGHOST => $node->host, PGPORT => $node->port, PGUSER => 'api', PGDATABASE => 'postgres');
 
 for my $kind (qw(node python))
@@ -216,55 +217,3 @@ ok(secrets_absent($bouncer->log, @secrets), 'nor has that of pgbouncer') if $bou
 $bouncer->stop if $bouncer;
 $node->stop;
 done_testing();
-
-# pgbouncer in transaction mode before the node, with three sessions for all.
-package Bouncer;
-
-sub start
-{
-    my ($class, $node) = @_;
-    local $ENV{PATH} = "$ENV{PATH}:/usr/sbin";
-    my ($version) = (`pgbouncer --version 2>/dev/null` // '') =~ /^PgBouncer (\d+\.\d+)/ or return;
-    my $self = bless { port => PostgreSQL::Test::Cluster::get_free_port(), dir => PostgreSQL::Test::Utils::tempdir(), version => $version }, $class;
-    my $prepared = $self->can_prepare ? 'max_prepared_statements = 100' : '';
-    PostgreSQL::Test::Utils::append_to_file("$self->{dir}/users", qq("api" ""\n));
-    PostgreSQL::Test::Utils::append_to_file("$self->{dir}/pgbouncer.ini", <<"END");
-[databases]
-postgres = host=@{[ $node->host ]} port=@{[ $node->port ]}
-[pgbouncer]
-pool_mode = transaction
-default_pool_size = 3
-max_client_conn = 100
-listen_port = $self->{port}
-unix_socket_dir = @{[ $node->host ]}
-auth_type = trust
-auth_file = $self->{dir}/users
-$prepared
-END
-    $self->{run} = IPC::Run::start([ 'pgbouncer', '-v', "$self->{dir}/pgbouncer.ini" ], '<', '/dev/null', '>', "$self->{dir}/log", '2>&1');
-    my $socket = $node->host . "/.s.PGSQL.$self->{port}";
-    for (my $attempt = 0; !-S $socket; $attempt++)
-    {
-        die 'pgbouncer does not start: ' . $self->log if $attempt > 600 || !$self->{run}->pumpable;
-        Time::HiRes::usleep(50_000);
-    }
-    return $self;
-}
-
-sub port { return $_[0]{port}; }
-
-# Since 1.21.
-sub can_prepare { my ($major, $minor) = split /\./, $_[0]{version}; return $major > 1 || $minor >= 21 ? 1 : 0; }
-
-sub log { return PostgreSQL::Test::Utils::slurp_file("$_[0]{dir}/log"); }
-
-sub stop
-{
-    my ($self) = @_;
-    my $run = delete $self->{run} or return;
-    $run->signal('TERM');
-    eval { $run->finish };
-    return;
-}
-
-sub DESTROY { local ($?, $@, $!); $_[0]->stop; }
