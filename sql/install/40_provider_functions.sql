@@ -137,7 +137,7 @@ CREATE FUNCTION drop_provider(name text) RETURNS void
 #variable_conflict use_variable
 DECLARE
     dropped integer;
-    holders bigint;
+    held record;
     tables text;
 BEGIN
     PERFORM @extschema@._require('name', name IS NULL);
@@ -146,29 +146,22 @@ BEGIN
         RAISE EXCEPTION 'unknown provider "%"', name
             USING ERRCODE = 'undefined_object', HINT = 'See the table token_refresh.provider.';
     END IF;
-    SELECT count(*) INTO holders FROM @extschema@.credential c WHERE c.provider = name;
-    IF holders > 0 THEN
-        RAISE EXCEPTION 'provider "%" still has % credential(s)', name, holders
-            USING ERRCODE = 'dependent_objects_still_exist',
-                  HINT = 'End each with token_refresh.disconnect(), or delete its rows from token_refresh.credential, first.';
-    END IF;
-    SELECT count(*) INTO holders FROM @extschema@.account a WHERE a.provider = name;
-    IF holders > 0 THEN
-        RAISE EXCEPTION 'provider "%" still has % account(s)', name, holders
-            USING ERRCODE = 'dependent_objects_still_exist',
-                  HINT = 'Delete its rows from token_refresh.account first; their sessions go with them.';
-    END IF;
-    SELECT count(*) INTO holders FROM @extschema@.authorization_request a
-        WHERE a.provider = name AND a.failure IS NULL AND a.credential_id IS NULL AND a.used_at > clock_timestamp() - interval '10 minutes';
-    IF holders > 0 THEN
-        RAISE EXCEPTION 'provider "%" still has % sign-in(s) under way', name, holders
-            USING ERRCODE = 'dependent_objects_still_exist', HINT = 'Try again when it has answered.';
-    END IF;
-    SELECT count(*) INTO holders FROM @extschema@.revocation r WHERE r.provider = name;
-    IF holders > 0 THEN
-        RAISE EXCEPTION 'provider "%" still has % token(s) to be revoked', name, holders
-            USING ERRCODE = 'dependent_objects_still_exist',
-                  HINT = 'Wait until it has been told of them; or leave them alive there: DELETE its rows FROM token_refresh.revocation first.';
+    SELECT h.* INTO held FROM (VALUES
+        (1, 'credential(s)', (SELECT count(*) FROM @extschema@.credential c WHERE c.provider = name),
+            'End each with token_refresh.disconnect(), or delete its rows from token_refresh.credential, first.'),
+        (2, 'account(s)', (SELECT count(*) FROM @extschema@.account a WHERE a.provider = name),
+            'Delete its rows from token_refresh.account first; their sessions go with them.'),
+        (3, 'sign-in(s) under way', (SELECT count(*) FROM @extschema@.authorization_request a
+                                     WHERE a.provider = name AND a.failure IS NULL AND a.credential_id IS NULL
+                                           AND a.used_at > clock_timestamp() - interval '10 minutes'),
+            'Try again when it has answered.'),
+        (4, 'token(s) to be revoked', (SELECT count(*) FROM @extschema@.revocation r WHERE r.provider = name),
+            'Wait until it has been told of them; or leave them alive there: DELETE its rows FROM token_refresh.revocation first.')
+        ) h (rank, what, number, hint)
+        WHERE h.number > 0 ORDER BY h.rank LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'provider "%" still has % %', name, held.number, held.what
+            USING ERRCODE = 'dependent_objects_still_exist', HINT = held.hint;
     END IF;
     -- A table names it for all of its rows, or rows name it in a column.
     SELECT string_agg(t.relation::text, ', ' ORDER BY t.relation::text) INTO tables FROM @extschema@.token_table t
