@@ -10,7 +10,6 @@
 #include <openssl/param_build.h>
 
 #include <memory>
-#include <string>
 
 #include "core/result.h"
 
@@ -45,21 +44,11 @@ using Bio = std::unique_ptr<BIO, OpensslDeleter>;
 // Says which operation failed and OpenSSL's own reason, which is one of its
 // fixed texts, and empties its error queue: a later, unrelated caller (curl, the
 // server's TLS) must not find our failure there.
-inline Error OpensslError(const char* operation) {
-  const char* reason = ERR_reason_error_string(ERR_peek_last_error());
-  std::string message = std::string("OpenSSL cannot ") + operation;
-  if (reason != nullptr) message.append(": ").append(reason);
-  ERR_clear_error();
-  return Error{ErrorCode::kInternal, std::move(message), {}};
-}
+Error OpensslError(const char* operation);
 
 // Whether what OpenSSL just refused says nothing about its input. Empties its error queue: the reason may lie
 // below those that it caused.
-inline bool OpensslRanOutOfMemory() {
-  bool found = false;
-  while (const unsigned long error = ERR_get_error()) found |= ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE;
-  return found;
-}
+bool OpensslRanOutOfMemory();
 
 inline const unsigned char* OpensslBytes(const char* bytes) { return reinterpret_cast<const unsigned char*>(bytes); }
 inline unsigned char* OpensslBytes(char* bytes) { return reinterpret_cast<unsigned char*>(bytes); }
