@@ -38,6 +38,14 @@ ClientSecretParts SplitClientSecret(const ProviderOptions& options, std::string_
   return {TrimAsciiSpace(client_secret.substr(0, key)), client_secret.substr(key)};
 }
 
+void AddClientSecrets(const Provider& provider, std::vector<std::string_view>& secrets) {
+  for (const Secret* secret : {&provider.client_secret, &provider.previous_client_secret}) {
+    const std::string_view sent = SplitClientSecret(provider.options, secret->view()).secret;
+    if (!sent.empty()) secrets.push_back(sent);
+    if (secret->size() > sent.size()) secrets.push_back(secret->view());
+  }
+}
+
 Status CheckClientSecret(const ProviderOptions& options, std::string_view client_secret) {
   if (!HasKey(options)) return Ok();
   const ClientSecretParts parts = SplitClientSecret(options, client_secret);

@@ -49,15 +49,9 @@ void Refresher::Impl::Send(InFlight flight, HttpRequest request) {
 
 std::vector<std::string_view> Refresher::Impl::SecretsOf(const Provider& provider, const Claim& claim) {
   std::vector<std::string_view> secrets;
-  for (const Secret* secret :
-       {&claim.refresh_token, &claim.access_token, &provider.client_secret, &provider.previous_client_secret}) {
+  for (const Secret* secret : {&claim.refresh_token, &claim.access_token})
     if (!secret->empty()) secrets.push_back(secret->view());
-  }
-  // Of a secret with a key behind it only the secret is sent.
-  for (const Secret* secret : {&provider.client_secret, &provider.previous_client_secret}) {
-    const std::string_view part = SplitClientSecret(provider.options, secret->view()).secret;
-    if (!part.empty()) secrets.push_back(part);
-  }
+  AddClientSecrets(provider, secrets);
   return secrets;
 }
 

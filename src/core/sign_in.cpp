@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "core/authorization_url.h"
+#include "core/client_secret_parts.h"
 #include "core/code_request.h"
 #include "core/failure.h"
 #include "core/id_token.h"
@@ -27,8 +28,11 @@ bool HasVerifiableIdToken(const SignInRequest& request) {
 
 // Everything of a sign-in that must not be read in a message.
 std::vector<std::string_view> SecretsOf(const SignInRequest& request, const TokenSet& tokens) {
-  return {request.code.view(),        request.code_verifier.view(), request.provider->client_secret.view(),
-          tokens.access_token.view(), tokens.refresh_token.view(),  tokens.id_token.view()};
+  std::vector<std::string_view> secrets = {request.code.view(), request.code_verifier.view(),
+                                           tokens.access_token.view(), tokens.refresh_token.view(),
+                                           tokens.id_token.view()};
+  AddClientSecrets(*request.provider, secrets);
+  return secrets;
 }
 
 // Of keys that an issuer has replaced, a token knows better than we do.

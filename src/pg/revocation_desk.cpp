@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/client_secret_parts.h"
 #include "core/credential_client.h"
 #include "core/renewal_token.h"
 #include "core/sealed_box.h"
@@ -206,8 +207,8 @@ void RevocationDesk::Ask(const Question& question, bool previous_secret) {
   calls_.Call(*std::move(request),
               [this, question, previous_secret](const HttpResponse& response) {
                 const Provider& asked = *question.provider;
-                const std::vector<std::string_view> secrets = {question.token->view(), asked.client_secret.view(),
-                                                               asked.previous_client_secret.view()};
+                std::vector<std::string_view> secrets = {question.token->view()};
+                AddClientSecrets(asked, secrets);
                 RevocationVerdict verdict = ReadRevocationAnswer(asked, response, secrets, clock_.Now());
                 if (verdict.other_secret && !previous_secret) return Ask(question, true);
                 verdicts_.push_back({question.id, std::move(verdict), question.attempts});

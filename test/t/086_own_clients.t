@@ -115,6 +115,19 @@ like(refreshed('mixed', "user $_"), qr/^f\|client_config\|/, "client $_ of its o
 expect('mixed', 'test-client', 'obviously-fake-secret', [refresh('fake-refresh-2', \%old)]);
 is(refreshed('mixed', 'alice'), 't||', 'which is no reason to leave the others alone');
 
+# ---- a secret in front of a key
+
+sql(sprintf("SELECT token_refresh.create_provider('echoing', 'test-client', %s, %s)", literal("fake-front-secret\n" . slurp_file("$dir/ec.pem")),
+    literal(json({ token_endpoint => $server->url . '/echoing/token', revocation_endpoint => $server->url . '/echoing/revoke', token_endpoint_auth_method => 'client_secret_post',
+        grant_type => 'urn:ietf:params:oauth:grant-type:jwt-bearer' }))));
+expect('echoing', 'test-client', 'fake-front-secret', [{ request => { path => '/revoke', params => { token => 'fake-access-1', token_type_hint => 'access_token', client_id => 'test-client', client_secret => 'fake-front-secret' }, auth => 'absent' },
+    answer => { status => 400, body => { error => 'unsupported_token_type', error_description => 'fake-front-secret may not' } } }]);
+store('echoing', 'alice', { access_token => 'fake-access-1', expires_in => 3600 });
+is(sql("SELECT token_refresh.disconnect('echoing', 'alice')"), 't', 'where the secret of the client stands in front of its key');
+poll_until($node, "SELECT count(*) = 1 FROM token_refresh.audit_event WHERE event = 'revocation_failed' AND provider = 'echoing'", 'a revocation is refused');
+is_deeply(differences('echoing'), [[]], 'as it should be asked');
+is(sql("SELECT message FROM token_refresh.audit_event WHERE event = 'revocation_failed' AND provider = 'echoing'"), 'access_token: HTTP 400 unsupported_token_type: [redacted] may not', 'with a text that echoes the secret, which does not get into the audit');
+
 # ---- mistakes
 
 like(refusal("SELECT token_refresh.store_credential('mixed', 'bob', '{\"access_token\": \"fake\"}', client_secret => 'fake')"), qr/22023: argument "client_secret" needs "client_id"/, 'a secret needs its client');
