@@ -33,7 +33,8 @@ FROM (SELECT 'provider' AS place, @extschema@._envelope_key(s) AS key_id
       UNION ALL
       SELECT 'authorization_request', @extschema@._envelope_key(a.code_verifier) FROM @extschema@.authorization_request a WHERE a.used_at IS NULL
       UNION ALL
-      SELECT 'revocation', @extschema@._envelope_key(v.token) FROM @extschema@.revocation v
+      SELECT 'revocation', @extschema@._envelope_key(s)
+          FROM @extschema@.revocation v, LATERAL unnest(ARRAY[v.token, v.client_secret]) s WHERE s IS NOT NULL
       UNION ALL
       SELECT 'signing_key', @extschema@._envelope_key(k.key) FROM @extschema@.signing_key k
       UNION ALL

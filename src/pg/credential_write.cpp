@@ -16,15 +16,19 @@ constexpr const char* kFind =
     "SELECT id FROM token_refresh.credential"
     " WHERE provider OPERATOR(pg_catalog.=) $1 AND subject OPERATOR(pg_catalog.=) $2"
     " AND label OPERATOR(pg_catalog.=) $3 FOR UPDATE";
-// A refresh token that is known to be dead is not kept beside new tokens; nor is anything of another grant.
+// A refresh token that is known to be dead is not kept beside new tokens; nor is that of another client, or anything of
+// another grant. One that is kept keeps its client.
 constexpr const char* kUpdate =
     "UPDATE token_refresh.credential SET access_token = $5,"
     " refresh_token = CASE WHEN $6 IS NOT NULL THEN $6"
-    " WHEN $15 OR status OPERATOR(pg_catalog.=) 'needs_reauth' THEN NULL ELSE refresh_token END,"
+    " WHEN $15 OR status OPERATOR(pg_catalog.=) 'needs_reauth'"
+    " OR $13 OPERATOR(pg_catalog.<>) COALESCE(client_id, '') THEN NULL ELSE refresh_token END,"
     " token_type = $7, scope = CASE WHEN $15 THEN $8 ELSE COALESCE($8, scope) END, issued_at = $9, expires_at = $10,"
     " refresh_expires_at = $11, captured = CASE WHEN $15 THEN $12::pg_catalog.jsonb"
     " ELSE COALESCE($12::pg_catalog.jsonb, captured) END, status = 'connected',"
-    " last_error = NULL, updated_at = $9, client_id = $13, client_secret = $14"
+    " last_error = NULL, updated_at = $9,"
+    " client_id = CASE WHEN $13 IS NULL AND $6 IS NULL AND NOT $15 THEN client_id ELSE $13 END,"
+    " client_secret = CASE WHEN $13 IS NULL AND $6 IS NULL AND NOT $15 THEN client_secret ELSE $14 END"
     " WHERE id OPERATOR(pg_catalog.=) $4";
 constexpr const char* kInsert =
     "INSERT INTO token_refresh.credential (id, provider, subject, label, access_token, refresh_token, token_type,"

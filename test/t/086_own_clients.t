@@ -91,6 +91,18 @@ poll_until($node, "SELECT count(*) = 2 FROM token_refresh.audit_event WHERE even
 my @revoked = @{ differences('rotating') };
 is_deeply(\@revoked, [[], [], []], 'by the client that they were given to');
 
+# ---- what is not given stays
+
+provider('kept', 'dynamic-client-4', 'fake-dynamic-secret-4', [refresh('fake-refresh-1', \%new)]);
+store('kept', 'alice', \%old, 'dynamic-client-4', 'fake-dynamic-secret-4');
+my %alone = (access_token => 'fake-access-3', expires_in => 3600);
+store('kept', 'alice', \%alone);
+is(refreshed('kept', 'alice'), 't||', 'a refresh token that stays beside another access token');
+is_deeply(differences('kept'), [[]], 'is presented by the client that it was given to');
+store('kept', 'alice', \%alone, 'dynamic-client-3', 'fake-dynamic-secret-3');
+is(sql("SELECT client_id, refresh_token IS NULL FROM token_refresh.credential WHERE provider = 'kept'"), 'dynamic-client-3|t', 'another client does not get it');
+is(sql("BEGIN; DELETE FROM token_refresh.revocation; SELECT token_refresh.disconnect('kept', 'alice'); SELECT secrets FROM token_refresh.key_usage WHERE place = 'revocation'; ROLLBACK"), "t\n2", 'key_usage counts the secret with which a token will be revoked');
+
 # ---- a public client, one that is none any more, none at all
 
 provider('public', 'dynamic-client-9', undef, [refresh('fake-refresh-1', \%new, auth => 'none')]);
