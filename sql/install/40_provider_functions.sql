@@ -109,6 +109,11 @@ BEGIN
             WHERE t.id = s.token_table AND t.id <> 1 AND s.provider = old.id AND s.status = 'connected' AND s.failure IS NULL
               AND s.due_at IS NOT NULL AND s.expires_at IS NOT NULL AND NOT s.settling
               AND NOT EXISTS (SELECT FROM @extschema@.parked_result k WHERE k.schedule_id = s.id);
+        -- Tokens without an expiry, too, are asked about from now on. What cannot be refreshed is put away again.
+        UPDATE @extschema@.schedule s SET due_at = clock_timestamp()
+            WHERE effective ->> 'expiry_source' = 'introspection' AND s.token_table <> 1 AND s.provider = old.id
+              AND s.status = 'connected' AND s.failure IS NULL AND s.expires_at IS NULL AND s.row_key IS NOT NULL AND NOT s.settling
+              AND NOT s.left_alone AND NOT EXISTS (SELECT FROM @extschema@.parked_result k WHERE k.schedule_id = s.id);
     END IF;
     PERFORM @extschema@._plan_row(1, c.id::text, c.provider, c.refresh_token IS NOT NULL, c.status, c.issued_at, c.expires_at,
                                   c.refresh_expires_at, s.generation, s.expires_at)

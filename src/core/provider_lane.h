@@ -38,6 +38,7 @@ class ProviderLane {
 
   // Health.
   LaneGate GateAt(Micros now) const;
+  bool keeps_failing() const { return breaker_.open(); }
   void BlockUntil(Micros time) { blocked_until_ = std::max(blocked_until_, time); }
   // was_probe: the request was sent while the provider was already known to fail.
   void RecordSign(ProviderSign sign, bool was_probe, Micros now, double jitter);

@@ -109,8 +109,18 @@ Outcome LearnedOutcome(Claim claim, Micros expires_in, std::string remark, const
   times.issued_at = context.now;
   times.expires_at = outcome.expires_at;
   times.refresh_expires_at = outcome.claim.refresh_expires_at;
+  // The grant has been idle since the refresh, not since the question.
+  if (timing.keep_alive && outcome.claim.last_refreshed_at)
+    times.refresh_hint_at = *outcome.claim.last_refreshed_at + *timing.keep_alive;
   outcome.due_at = NextDueAt(timing, times, context);
   return outcome;
+}
+
+// Nobody asks in vain for ever: of a token that was to be asked about, and could not be read, the next one will not be
+// readable either. Nor does anybody ask while rows are refreshed on demand only.
+bool WillBeAskedAbout(const Claim& claim, const AnswerContext& context) {
+  const bool unreadable = !claim.asked_for && !claim.expires_at && claim.access_token.empty();
+  return context.provider.options.timing.introspects && context.background && !unreadable;
 }
 
 bool IsJustRefreshed(const Claim& claim, Micros now) {
@@ -126,7 +136,7 @@ Outcome RefreshedOutcome(Claim claim, TokenSet tokens, const AnswerContext& cont
   outcome.attempts = 0;
   outcome.lost_response = false;
   outcome.expires_at = now + tokens.expires_in.value_or(AssumedLifetime(timing));
-  outcome.expiry_assumed = timing.introspects && !tokens.expires_in;
+  outcome.expiry_assumed = !tokens.expires_in && WillBeAskedAbout(outcome.claim, context);
   if (tokens.refresh_expires_in) outcome.refresh_expires_at = now + *tokens.refresh_expires_in;
 
   TokenTimes times;

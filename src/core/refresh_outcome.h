@@ -35,6 +35,7 @@ struct AnswerContext {
   Micros now = 0;             // when the answer arrived
   Micros refresh_margin = 0;  // the default one
   double jitter = 0;          // in [0, 1)
+  bool background = true;     // rows that are due are claimed by themselves
 };
 
 // The answer was read as tokens.

@@ -116,7 +116,7 @@ void Refresher::Impl::TakeAnswer(InFlight flight, const HttpResponse& response) 
   if (failed != nullptr && failed->client_refused && AskWithOtherSecret(flight)) return;
   if (failed == nullptr) RememberSecret(flight);
 
-  const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};
+  const AnswerContext context{provider, now, settings.refresh_margin, Jitter(), settings.background};
   TokenSet* tokens = std::get_if<TokenSet>(&answer);
   Outcome outcome =
       tokens != nullptr ? RefreshedOutcome(std::move(flight.claim), std::move(*tokens), context)

@@ -246,7 +246,7 @@ void Refresher::Impl::Dispatch(Claim claim) {
   const LaneGate gate = lane->GateAt(now);
   if (gate != LaneGate::kOpen) return GiveBack(std::move(claim), ResultOf(gate));
   const std::optional<Micros> allowed_at = EarliestRefresh(claim, lane->provider(), now);
-  if (allowed_at && !WantsIntrospection(claim, lane->provider())) {
+  if (allowed_at && !WantsIntrospection(claim, *lane)) {
     demands.Finish(id, DemandResult::kTooEarly);
     return outbox.Add(TooEarlyOutcome(std::move(claim), *allowed_at, now));
   }

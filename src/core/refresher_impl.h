@@ -82,7 +82,7 @@ struct Refresher::Impl {
   void Send(InFlight flight, HttpRequest request);
 
   // refresher_introspection.cpp
-  static bool WantsIntrospection(const Claim& claim, const Provider& provider);
+  static bool WantsIntrospection(const Claim& claim, const ProviderLane& lane);
   void TakeIntrospection(InFlight flight, const HttpResponse& response);
 
   Lane FindLane(int32_t provider_id) const;

@@ -9,9 +9,11 @@
 
 namespace token_refresh {
 
-// Whoever waits for the row wants a new token.
-bool Refresher::Impl::WantsIntrospection(const Claim& claim, const Provider& provider) {
-  return provider.options.timing.introspects && !claim.asked_for && !claim.expires_at && !claim.access_token.empty();
+// Whoever waits for the row wants a new token. What goes out to a provider that keeps failing is a probe, and of that a
+// refresh alone tells whether it is well again.
+bool Refresher::Impl::WantsIntrospection(const Claim& claim, const ProviderLane& lane) {
+  return lane.provider().options.timing.introspects && !lane.keeps_failing() && !claim.asked_for &&
+         !claim.expires_at && !claim.access_token.empty();
 }
 
 void Refresher::Impl::TakeIntrospection(InFlight flight, const HttpResponse& response) {

@@ -17,7 +17,7 @@ void Refresher::Impl::Submit(const Lane& lane, Claim claim) {
   flight.provider = ProviderForClient(flight.registration, claim.client_id, claim.client_secret);
   const Provider& provider = *flight.provider;
   flight.previous_secret = lane->prefers_previous_secret() && HasTwoSecrets(provider);
-  flight.introspection = WantsIntrospection(claim, provider);
+  flight.introspection = WantsIntrospection(claim, *lane);
   flight.claim = std::move(claim);
   Result<HttpRequest> request = BuildRequest(flight);
   if (request) return Send(std::move(flight), *std::move(request));

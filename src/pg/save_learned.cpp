@@ -7,10 +7,11 @@ namespace token_refresh {
 
 namespace {
 
-// The tokens are the same as before, and so is the generation.
+// The tokens are the same as before, and so is the generation. What has kept them from being read is over.
 Statement schedule_learned = {
     "UPDATE token_refresh.schedule s SET due_at = k.due_at, expires_at = k.expires_at, attempts = 0, failure = NULL,"
-    " message = NULL FROM unnest($1, $2, $3, $4, $5, $6) AS k(n, id, generation, planned_at, due_at, expires_at)"
+    " message = NULL, status = CASE WHEN s.status = 'error' THEN 'connected' ELSE s.status END"
+    " FROM unnest($1, $2, $3, $4, $5, $6) AS k(n, id, generation, planned_at, due_at, expires_at)"
     " WHERE s.id = k.id AND s.row_key IS NOT NULL AND s.status <> 'disconnected' AND s.generation = k.generation"
     " AND s.due_at IS NOT DISTINCT FROM k.planned_at RETURNING k.n",
     6,

@@ -16,12 +16,16 @@ namespace token_refresh {
 namespace {
 
 // What the schedule knows of the rows of a batch, as of the snapshot that they were read with. Unplanned is what names
-// a provider that there is none, and what could not be read.
+// a provider that there is none, and what could not be read. While the provider is yet to be asked when refreshed tokens
+// expire, the row holds an assumption.
 Statement read_known = {
     "SELECT k.n, s.expires_at, s.left_alone, s.provider = 0 OR s.status = 'error' AND s.due_at IS NULL, EXISTS"
     " (SELECT FROM token_refresh.parked_result p WHERE p.schedule_id = s.id),"
     " s.generation, s.status IN ('needs_reauth', 'disconnected'),"
-    " s.status = 'disconnected', CASE WHEN s.status = 'needs_reauth' THEN s.refused_token END"
+    " s.status = 'disconnected', CASE WHEN s.status = 'needs_reauth' THEN s.refused_token END,"
+    " s.expires_at IS NULL AND s.due_at IS NOT NULL AND s.last_refreshed_at IS NOT NULL AND EXISTS"
+    " (SELECT FROM token_refresh.provider p WHERE p.id = s.provider"
+    "  AND p.effective_options ->> 'expiry_source' = 'introspection')"
     " FROM unnest($2, $3) AS k(n, key) JOIN token_refresh.schedule s ON s.token_table = $1 AND s.row_key = k.key",
     3,
     {INT4OID, INT4ARRAYOID, TEXTARRAYOID},
@@ -95,8 +99,10 @@ const char* ScanBatch(TokenTableStatements* statements, const char* cursor, bool
 bool Differs(const PlannedRow& row, const KnownSchedule& known, HeapTuple tuple) {
   TupleDesc desc = SPI_tuptable->tupdesc;
   bool is_null;
-  const bool same_expiry = known.expires == row.expires &&
-                           (!row.expires || std::abs(known.expires_at / 2 - row.expires_at / 2) < kSameExpiry / 2);
+  const bool assumed = DatumGetBool(SPI_getbinval(tuple, desc, 10, &is_null));
+  const bool same_expiry =
+      assumed || (known.expires == row.expires &&
+                  (!row.expires || std::abs(known.expires_at / 2 - row.expires_at / 2) < kSameExpiry / 2));
   const bool left_alone = DatumGetBool(SPI_getbinval(tuple, desc, 3, &is_null));
   const bool unplanned = DatumGetBool(SPI_getbinval(tuple, desc, 4, &is_null));
   const bool parked = DatumGetBool(SPI_getbinval(tuple, desc, 5, &is_null));

@@ -165,6 +165,44 @@ is(sql("SELECT success FROM token_refresh.refresh_credential('demanded', 'subjec
 requests('demanded', 1, 'with one request');
 sql("SELECT token_refresh.resume()");
 
+provider('scheduled', [refresh('fake-refresh-1', { access_token => 'fake-access-2', refresh_token => 'fake-refresh-2' })]);
+sql("SELECT token_refresh.pause()");
+store('scheduled', { access_token => 'fake-access-1', refresh_token => 'fake-refresh-1' });
+is(sql("SELECT tokens_refreshed FROM token_refresh.refresh_expiring_tokens()"), 1, 'while paused, whoever refreshes what is due');
+is(sql("SELECT tokens_found FROM token_refresh.refresh_expiring_tokens()"), 0, 'does not refresh it again and again');
+is(lifetime('scheduled'), '60 min due before', 'as a lifetime is assumed');
+sql("SELECT token_refresh.resume()");
+
+# ---- switched on where tables are attached already, and a token that cannot be read
+
+provider('later', [introspection('fake-access-1', { active => JSON::PP::true, exp => '<now+1800>' })], expiry_source => 'response');
+sql("CREATE TABLE later_tokens (LIKE plain_tokens INCLUDING ALL)");
+attach('later_tokens', provider => 'later', cipher => 'plain');
+sql("INSERT INTO later_tokens VALUES (1, 'fake-access-1', 'fake-refresh-1', NULL), (2, 'fake-access-1', '', NULL)");
+is(sql("SELECT bool_and(s.due_at IS NULL) FROM token_refresh.schedule s JOIN token_refresh.token_table t ON t.id = s.token_table WHERE t.relation = 'later_tokens'::regclass"), 't', 'rows without an expiry are never due');
+sql(q{SELECT token_refresh.alter_provider('later', '{"expiry_source": "introspection"}')});
+asked('later', 1, 'until the provider can be asked for it');
+requests('later', 1, 'which is asked about what can be refreshed');
+
+sql(<<'END');
+CREATE FUNCTION show_refresh(stored bytea, subject text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN public.show(stored, subject) LIKE 'fake-refresh%' THEN public.show(stored, subject) END $$;
+CREATE TABLE half_hidden_tokens (LIKE hidden_tokens INCLUDING ALL);
+END
+provider('half', [refresh('fake-refresh-1', { access_token => 'fake-access-2', refresh_token => 'fake-refresh-2' }), refresh('fake-refresh-2', { access_token => 'fake-access-3', refresh_token => 'fake-refresh-3' })]);
+attach('half_hidden_tokens', provider => 'half', cipher => { encrypt => 'public.hide', decrypt => 'public.show_refresh' });
+sql("INSERT INTO half_hidden_tokens VALUES (1, hide('fake-access-1', '1'), hide('fake-refresh-1', '1'), now())");
+poll_until($node, "SELECT s.due_at > now() + interval '5 minutes' FROM token_refresh.schedule s JOIN token_refresh.token_table t ON t.id = s.token_table WHERE t.relation = 'half_hidden_tokens'::regclass", 'where an access token cannot be read, a lifetime is assumed');
+requests('half', 2, 'and it is not refreshed again and again');
+
+# ---- sweeps meanwhile
+
+provider('swept', [refresh('fake-refresh-1', { access_token => 'fake-access-2', refresh_token => 'fake-refresh-2' }), (map { introspection('fake-access-2', 'down', 503) } 1 .. 3), introspection('fake-access-2', { active => JSON::PP::true, exp => '<now+1800>' })]);
+sql("CREATE TABLE swept_tokens (LIKE plain_tokens INCLUDING ALL); INSERT INTO swept_tokens VALUES (1, 'fake-access-1', 'fake-refresh-1', now())");
+attach('swept_tokens', provider => 'swept', cipher => 'plain', trigger => JSON::PP::false, poll_interval => '1 second');
+asked('swept', 1, 'while an introspection endpoint is down, sweeps see what is assumed');
+is(sql("SELECT (round(extract(epoch FROM expires_at - now()) / 300) * 5)::integer FROM swept_tokens"), '30', 'and do not take it for what the application knows');
+requests('swept', 5, 'until the provider has answered');
+
 provider('changed', [introspection('fake-access-1', { active => JSON::PP::true, exp => '<now+1800>' })]);
 sql("SELECT token_refresh.pause(); SELECT token_refresh.alter_provider('changed', '{\"expiry_source\": null}')");
 store('changed', { access_token => 'fake-access-1', refresh_token => 'fake-refresh-1' });

@@ -120,6 +120,7 @@ class FakeStore : public Store {
     bool unreadable = false;      // no key opens it
     bool rejects_writes = false;  // a constraint of the application
     int fail_saves = 0;           // so many saves of it fail
+    bool hides_access_token = false;  // it cannot be read
 
     std::string parked_refresh_token;  // empty: nothing is parked
     std::optional<Micros> parked_due_at;
@@ -251,7 +252,7 @@ class FakeStore : public Store {
     claim.refresh_token = Secret(row.refresh_token);
     claim.client_id = row.client_id;
     claim.client_secret = Secret(row.client_secret);
-    if (!row.expires_at && !request.on_demand) claim.access_token = Secret(row.access_token);
+    if (!row.expires_at && !request.on_demand && !row.hides_access_token) claim.access_token = Secret(row.access_token);
     claim.generation = row.generation;
     claim.attempts = row.attempts;
     claim.lost_response = row.lost_response;

@@ -216,6 +216,68 @@ TEST_F(IntrospectionEngineTest, ARequestThatCannotBeMadeCountsAsAnAttempt) {
   EXPECT_THAT(Row(1).message, HasSubstr("cannot be made"));
 }
 
+TEST_F(IntrospectionEngineTest, ATokenThatCannotBeReadIsRefreshedOnce) {
+  AddUnknown(1).hides_access_token = true;
+  Turn();
+  Answer(1, Untold(1));
+  Run(kMinute);
+  EXPECT_TRUE(transport.pending.empty());
+  EXPECT_EQ(Row(1).writes, 1);
+  ASSERT_NE(Row(1).expires_at, std::nullopt);
+  EXPECT_GT(*Row(1).due_at, clock.Now() + 30 * kMinute);
+}
+
+TEST_F(IntrospectionEngineTest, OfATokenThatCannotBeReadALifetimeIsAssumedInTheEnd) {
+  AddRow(1).hides_access_token = true;
+  for (int refresh = 1; refresh <= 2; refresh++) {
+    Turn();
+    ASSERT_EQ(transport.pending.size(), 1);
+    transport.AnswerAllPending(200, R"({"access_token":"fake-access"})");
+    Run(2 * kSecond);
+  }
+  EXPECT_TRUE(transport.pending.empty());
+  EXPECT_GT(Row(1).due_at, clock.Now() + 30 * kMinute);
+}
+
+TEST_F(IntrospectionEngineTest, AGrantIsIdleSinceItsRefresh) {
+  ProviderOptions options;
+  options.timing.keep_alive = 30 * kDay;
+  Introspect(std::move(options));
+  AddUnknown(1).last_refreshed_at = clock.Now() - 20 * kDay;
+  Turn();
+  AnswerIntrospection(200, ExpiringIn(300 * kDay));
+  EXPECT_LE(*Row(1).due_at, clock.Now() + 10 * kDay);
+}
+
+TEST_F(IntrospectionEngineTest, WhereNobodyWillAskALifetimeIsAssumed) {
+  RefresherSettings settings;
+  settings.background = false;
+  engine->Configure(settings);
+  AddUnknown(1);
+  engine->RequestNow(1, Row(1).generation);
+  Turn();
+  Answer(1, Untold(1));
+  EXPECT_EQ(Row(1).expires_at, clock.Now() + kHour);
+  EXPECT_GT(Row(1).due_at, clock.Now() + 30 * kMinute);
+}
+
+TEST_F(IntrospectionEngineTest, AProviderThatKeepsFailingIsProbedWithARefresh) {
+  AddRows(1, 20);
+  Turn();
+  AnswerAll(1, 20, Down);
+  for (int64_t id = 101; id <= 150; id++) AddUnknown(id);
+  engine->ScheduleChanged();
+  const uint64_t before = engine->counters().requests;
+  for (int i = 0; i < 100; i++) {
+    Run(10 * kMillisecond);
+    for (const FakeTransport::Pending& request : transport.pending)
+      EXPECT_EQ(request.request.url, "https://provider.example/token");
+    transport.AnswerAllPending(503, "<html>down</html>");
+    Turn();
+  }
+  EXPECT_LE(engine->counters().requests - before, 2);
+}
+
 // ---- clients of their own (RFC 7591)
 
 class OwnClientTest : public EngineTest {
