@@ -115,7 +115,10 @@ BEGIN
               AND s.status = 'connected' AND s.failure IS NULL AND s.expires_at IS NULL AND s.row_key IS NOT NULL AND NOT s.settling
               AND NOT s.left_alone AND NOT EXISTS (SELECT FROM @extschema@.parked_result k WHERE k.schedule_id = s.id);
     END IF;
-    PERFORM @extschema@._plan_row(1, c.id::text, c.provider, c.refresh_token IS NOT NULL, c.status, c.issued_at, c.expires_at,
+    -- While the provider is yet to be asked when refreshed tokens expire, the row holds an assumption.
+    PERFORM @extschema@._plan_row(1, c.id::text, c.provider, c.refresh_token IS NOT NULL, c.status, c.issued_at,
+                                  CASE WHEN effective ->> 'expiry_source' = 'introspection' AND s.expires_at IS NULL AND s.due_at IS NOT NULL
+                                            AND s.last_refreshed_at IS NOT NULL THEN NULL ELSE c.expires_at END,
                                   c.refresh_expires_at, s.generation, s.expires_at)
         FROM @extschema@.credential c
         LEFT JOIN @extschema@.schedule s ON s.token_table = 1 AND s.row_key = c.id::text

@@ -194,7 +194,14 @@ sql("INSERT INTO half_hidden_tokens VALUES (1, hide('fake-access-1', '1'), hide(
 poll_until($node, "SELECT s.due_at > now() + interval '5 minutes' FROM token_refresh.schedule s JOIN token_refresh.token_table t ON t.id = s.token_table WHERE t.relation = 'half_hidden_tokens'::regclass", 'where an access token cannot be read, a lifetime is assumed');
 requests('half', 2, 'and it is not refreshed again and again');
 
-# ---- sweeps meanwhile
+# ---- sweeps, and changes of the provider, meanwhile
+
+provider('mended', [refresh('fake-refresh-1', { access_token => 'fake-access-2', refresh_token => 'fake-refresh-2' }), (map { introspection('fake-access-2', 'down', 503) } 1 .. 2), introspection('fake-access-2', { active => JSON::PP::true, exp => '<now+1800>' })]);
+store('mended', { access_token => 'fake-access-1', refresh_token => 'fake-refresh-1', expires_at => '2020-01-01T00:00:00Z' });
+poll_until($node, "SELECT count(*) > 0 FROM token_refresh.audit_event WHERE provider = 'mended' AND event = 'introspection_failed'", 'while an introspection endpoint is down');
+sql(q{SELECT token_refresh.alter_provider('mended', '{"max_in_flight": 7}')});
+asked('mended', 1, 'a change of its provider is no reason to ask no more');
+is(lifetime('mended'), '30 min due before', 'and its answer counts');
 
 provider('swept', [refresh('fake-refresh-1', { access_token => 'fake-access-2', refresh_token => 'fake-refresh-2' }), (map { introspection('fake-access-2', 'down', 503) } 1 .. 3), introspection('fake-access-2', { active => JSON::PP::true, exp => '<now+1800>' })]);
 sql("CREATE TABLE swept_tokens (LIKE plain_tokens INCLUDING ALL); INSERT INTO swept_tokens VALUES (1, 'fake-access-1', 'fake-refresh-1', now())");
