@@ -233,8 +233,10 @@ TEST_F(IntrospectionEngineTest, OfATokenThatCannotBeReadALifetimeIsAssumedInTheE
     Turn();
     ASSERT_EQ(transport.pending.size(), 1);
     transport.AnswerAllPending(200, R"({"access_token":"fake-access"})");
-    Run(2 * kSecond);
+    Turn();
+    clock.Advance(kSecond);
   }
+  Run(kMinute);
   EXPECT_TRUE(transport.pending.empty());
   EXPECT_GT(Row(1).due_at, clock.Now() + 30 * kMinute);
 }
@@ -268,14 +270,14 @@ TEST_F(IntrospectionEngineTest, AProviderThatKeepsFailingIsProbedWithARefresh) {
   for (int64_t id = 101; id <= 150; id++) AddUnknown(id);
   engine->ScheduleChanged();
   const uint64_t before = engine->counters().requests;
-  for (int i = 0; i < 100; i++) {
-    Run(10 * kMillisecond);
+  for (int i = 0; i < 200; i++) {
+    Run(100 * kMillisecond);
     for (const FakeTransport::Pending& request : transport.pending)
       EXPECT_EQ(request.request.url, "https://provider.example/token");
     transport.AnswerAllPending(503, "<html>down</html>");
     Turn();
   }
-  EXPECT_LE(engine->counters().requests - before, 2);
+  EXPECT_LE(engine->counters().requests - before, 5);
 }
 
 // ---- clients of their own (RFC 7591)
