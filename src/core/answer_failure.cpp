@@ -14,6 +14,8 @@ namespace {
 constexpr int kTooManyRequests = 429;
 constexpr int kServiceUnavailable = 503;
 constexpr size_t kMaxErrorCode = 64;
+// Each is looked for at each place of what is quoted.
+constexpr size_t kMostTokensToScrub = 256;
 
 // What a provider says about a failure; the views live as long as the body.
 struct Refusal {
@@ -185,6 +187,9 @@ std::string FailureMessage(int status, const AnswerBody& body, const Refusal& re
   if (body.as_sent.has_value()) CollectTokens(*body.as_sent, secrets);
   SecretString text("HTTP ");
   text += SecretString(std::to_string(status));
+  if (secrets.size() > sent.size() + kMostTokensToScrub) {
+    return std::string(text) + ": the answer holds too many tokens to be quoted";
+  }
   // The code is scrubbed before it is shortened, or the rest of a secret would not be known as one.
   const std::string code = CodeText(ScrubText(refusal.code, secrets));
   if (!code.empty()) text.append(" ").append(code);

@@ -1,6 +1,7 @@
 // ScrubText: one pass over the foreign text that decides, place by place,
 // whether something secret begins there. It ends as soon as the result is full,
-// so a long text costs no more than a short one.
+// and looks at no more than kWindow bytes, so a long text costs no more than a
+// short one, however much of it is redacted.
 #include <algorithm>
 #include <cstdint>
 
@@ -14,6 +15,7 @@ namespace {
 constexpr std::string_view kRedacted = "[redacted]";
 constexpr std::string_view kEllipsis = "...";
 constexpr size_t kTokenRun = 20;
+constexpr size_t kWindow = 8 * kMaxFailureMessage;
 
 // The characters of base64, base64url, hex, JWT, UUID and percent encoding.
 bool IsTokenChar(char c) {
@@ -54,7 +56,8 @@ bool LooksLikeToken(std::string_view run) {
 
 class Scrubber {
  public:
-  Scrubber(std::string_view text, const std::vector<std::string_view>& secrets) : text_(text), secrets_(secrets) {}
+  Scrubber(std::string_view text, const std::vector<std::string_view>& secrets)
+      : text_(text.substr(0, kWindow)), cut_(text.size() > kWindow), secrets_(secrets) {}
 
   std::string Run() {
     size_t here = 0;
@@ -83,7 +86,9 @@ class Scrubber {
     const std::string_view rest = text_.substr(here);
     size_t longest = 0;
     for (const std::string_view secret : secrets_) {
-      if (rest.starts_with(secret)) longest = std::max(longest, secret.size());
+      // What begins here may go on behind the window.
+      const bool begins = rest.starts_with(secret) || (cut_ && secret.starts_with(rest));
+      if (begins) longest = std::max(longest, std::min(secret.size(), rest.size()));
     }
     return here + longest;
   }
@@ -94,6 +99,7 @@ class Scrubber {
     size_t end = here;
     while (end < text_.size() && IsTokenChar(text_[end])) ++end;
     judged_until_ = end;
+    if (cut_ && end == text_.size()) return end;
     return LooksLikeToken(text_.substr(here, end - here)) ? end : here;
   }
 
@@ -106,6 +112,7 @@ class Scrubber {
   }
 
   std::string Cut() {
+    if (cut_ && out_.size() + kEllipsis.size() <= kMaxFailureMessage) out_ += kEllipsis;
     if (out_.size() <= kMaxFailureMessage) return std::move(out_);
     size_t kept = kMaxFailureMessage - kEllipsis.size();
     // A character is not cut in two.
@@ -116,6 +123,7 @@ class Scrubber {
   }
 
   std::string_view text_;
+  bool cut_;  // there is more behind text_
   const std::vector<std::string_view>& secrets_;
   std::string out_;
   size_t judged_until_ = 0;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <string>
 
 #include "core/utf8.h"
@@ -117,6 +118,32 @@ TEST(ScrubTextLengthTest, ASecretAcrossTheCutDoesNotShow) {
 
 TEST(ScrubTextLengthTest, ManyMegabytesAreNoBurden) {
   EXPECT_LE(ScrubText(std::string(8 << 20, 'x'), {"secret"}).size(), kMaxFailureMessage);
+}
+
+// At each place of what is redacted each secret may begin: as many steps as there are bytes, times the length of a secret.
+TEST(ScrubTextLengthTest, WhatIsRedactedAtLengthIsNoBurden) {
+  const std::string secret = std::string(250'000, 'a') + "b";
+  const std::string text(500'000, 'a');
+  const std::vector<std::string_view> secrets(40, secret);
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(ScrubText(text, secrets), "[redacted]...");
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
+}
+
+TEST(ScrubTextLengthTest, NoPartOfASecretShowsWhereALongTextIsNotLookedAtAnyMore) {
+  const std::string secret = "fake words that nobody may see";
+  for (size_t hidden = 2340; hidden <= 2420; ++hidden) {
+    // The redaction of what comes first leaves room for all that follows.
+    const std::string long_secret(hidden, '!');
+    const std::string text = long_secret + secret + std::string(5000, ' ');
+    const std::string scrubbed = ScrubText(text, {long_secret, secret});
+    EXPECT_EQ(scrubbed.find("fake"), std::string::npos) << hidden << ": " << scrubbed;
+  }
+}
+
+TEST(ScrubTextLengthTest, NoPartOfATokenRunShowsWhereALongTextIsNotLookedAtAnyMore) {
+  const std::string long_secret(2395, '!');
+  EXPECT_EQ(ScrubText(long_secret + " c2VjcmV0LXRva2VuLXZhbHVl", {long_secret}), "[redacted] [redacted]...");
 }
 
 }  // namespace

@@ -664,5 +664,15 @@ TEST(TokenResponseTest, SurvivesDamage) {
   }
 }
 
+// Each would have to be looked for at each place of what is quoted.
+TEST(TokenResponseTest, ARefusalFullOfTokensIsNotQuoted) {
+  std::string tokens;
+  for (int i = 0; i < 257; ++i) tokens += R"(,{"access_token":"fake)" + std::to_string(i) + "\"}";
+  const std::string answer = R"({"error":"invalid_grant","error_description":"it was fake7","t":[0)" + tokens + "]}";
+  const Failure failure = Failed(Answer(400, answer));
+  EXPECT_EQ(failure.failure, FailureClass::kReauth);
+  EXPECT_EQ(failure.message, "HTTP 400: the answer holds too many tokens to be quoted");
+}
+
 }  // namespace
 }  // namespace token_refresh
