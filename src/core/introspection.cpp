@@ -39,6 +39,8 @@ FailedAnswer Unanswered(const Provider& provider, const HttpResponse& response,
 Result<HttpRequest> BuildIntrospectionRequest(const Provider& provider, const RefreshInput& input,
                                               std::string_view access_token, const HttpDefaults& defaults) {
   const ProviderOptions& options = provider.options;
+  if (provider.client_id.empty())
+    return Error{ErrorCode::kInvalidArgument, "neither the provider nor the credential has a client_id", ""};
   const RequestValues values(provider, input.subject, input.captured, input.now);
   const FindValue find = values.Finder();
   Result<std::string> url = ExpandUrl(options.introspection_endpoint, find, options.request.allowed_hosts);
@@ -51,6 +53,7 @@ Result<HttpRequest> BuildIntrospectionRequest(const Provider& provider, const Re
   params.Add("token_type_hint", "access_token");
   const ClientProof proof{*token_endpoint, find, input.now, input.previous_secret};
   if (Status status = AddClientAuthentication(provider, proof, request, params); !status) return status.error();
+  params.Rename(options.request.param_names);
   PostForm(request, params);
   if (Status status = AddOwnHeaders(options, find, request); !status) return status.error();
   return request;

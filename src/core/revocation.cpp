@@ -40,6 +40,7 @@ Result<HttpRequest> BuildRevocationRequest(const Provider& provider, const Secre
   if (!hint.empty()) params.Add("token_type_hint", hint);
   const ClientProof proof{options.token_endpoint, find, now, previous_secret};
   if (Status status = AddClientAuthentication(provider, proof, request, params); !status) return status.error();
+  params.Rename(options.request.param_names);
   PostForm(request, params);
   AddKnownHeaders(options, find, request);
   return request;

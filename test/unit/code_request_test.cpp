@@ -87,6 +87,17 @@ TEST(CodeRequestTest, AUuidInAHeader) {
   EXPECT_EQ(HeaderOf(request, "X-At"), "1700000000");
 }
 
+TEST(CodeRequestTest, HeadersHaveTheirValuesAndParametersTheirNames) {
+  Provider provider = SomeProvider(ClientAuthMethod::kNone);
+  provider.options.request_headers = {{"X-Client", "${client_id}"}, {"X-Id", "${uuid}"}, {"X-Subject", "${subject}"}};
+  provider.options.request.param_names = {{"client_id", "client_key"}};
+  const HttpRequest request = Build(provider, "");
+  EXPECT_EQ(HeaderOf(request, "X-Client"), "client");
+  EXPECT_EQ(HeaderOf(request, "X-Id").size(), 36u);
+  EXPECT_EQ(HeaderOf(request, "X-Subject"), "(none)");
+  EXPECT_TRUE(BodyOf(request).ends_with("&client_key=client")) << BodyOf(request);
+}
+
 TEST(CodeRequestTest, NoVerifierWithoutPkce) {
   EXPECT_EQ(BodyOf(Build(SomeProvider(ClientAuthMethod::kNone), "")),
             "grant_type=authorization_code&code=fake%2Fcode&redirect_uri=https%3A%2F%2Fapp.example.com%2Fcb&"

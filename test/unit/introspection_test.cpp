@@ -60,6 +60,21 @@ TEST(IntrospectionTest, PostsTheTokenAsTheClient) {
   EXPECT_EQ(HeaderOf(*request, "Accept"), "application/json");
 }
 
+TEST(IntrospectionTest, WithoutAClientNothingIsAsked) {
+  Provider provider = SomeProvider();
+  provider.client_id.clear();
+  const Result<HttpRequest> request = Build(provider);
+  ASSERT_FALSE(request);
+  EXPECT_EQ(request.error().message, "neither the provider nor the credential has a client_id");
+}
+
+TEST(IntrospectionTest, ParametersHaveTheNamesThatTheProviderKnows) {
+  Provider provider = SomeProvider();
+  provider.options.auth_method = ClientAuthMethod::kNone;
+  provider.options.request.param_names = {{"client_id", "client_key"}};
+  EXPECT_EQ(BodyOf(*Build(provider)), "token=fake%2Faccess&token_type_hint=access_token&client_key=client");
+}
+
 TEST(IntrospectionTest, TheClientIsThatOfTheTokenEndpoint) {
   Provider provider = SomeProvider();
   provider.options.auth_method = ClientAuthMethod::kClientSecretPost;

@@ -49,6 +49,19 @@ TEST(RevocationTest, PostsTheTokenToTheRevocationEndpoint) {
   EXPECT_EQ(HeaderOf(request, "X-Of"), "(none)");
 }
 
+TEST(RevocationTest, HeadersHaveTheirValuesAndParametersTheirNames) {
+  Provider provider = SomeProvider();
+  provider.options.auth_method = ClientAuthMethod::kNone;
+  provider.options.request_headers = {{"X-Client", "${client_id}"}, {"X-Dollar", "$${a"}, {"X-Subject", "${subject}"}};
+  provider.options.request.param_names = {{"client_id", "client_key"}};
+  const HttpRequest request = BuildRevocationRequest(provider, Secret(kToken), "", {});
+  EXPECT_EQ(HeaderOf(request, "X-Client"), "client");
+  EXPECT_EQ(HeaderOf(request, "X-Dollar"), "${a");
+  // Of which credential this is, nobody knows here.
+  EXPECT_EQ(HeaderOf(request, "X-Subject"), "(none)");
+  EXPECT_EQ(BodyOf(request), "token=fake%2Frefresh&client_key=client");
+}
+
 TEST(RevocationTest, WithoutHintAndWithAPublicClient) {
   Provider provider = SomeProvider();
   provider.options.auth_method = ClientAuthMethod::kNone;
