@@ -37,7 +37,9 @@ std::optional<std::string> RequestValues::Find(std::string_view name) const {
     if (!uuid_.has_value()) uuid_ = MakeUuidText();
     return uuid_;
   }
-  const SecretJson* captured = captured_.has_value() ? FindMember(*captured_, name) : nullptr;
+  // What was captured under another name of the options, once, decides nothing any more.
+  const bool may_be_captured = provider_.options.answer.captured_fields.contains(std::string(name));
+  const SecretJson* captured = may_be_captured && captured_.has_value() ? FindMember(*captured_, name) : nullptr;
   if (captured != nullptr && !TextOf(*captured).value_or("").empty()) return std::string(*TextOf(*captured));
   const auto variable = provider_.options.request.variables.find(std::string(name));
   if (variable == provider_.options.request.variables.end()) return std::nullopt;

@@ -151,6 +151,15 @@ TEST(GrantRequestTest, CapturedFieldsComeBeforeVariables) {
   }
 }
 
+// The registration has taken the name over since it was captured.
+TEST(GrantRequestTest, WhatIsNotCapturedAnyMoreDecidesNothing) {
+  const Provider provider =
+      ProviderOf(R"("variables": {"tenant": "ours"}, "request_params": {"tenant": "${tenant}"})", "fake");
+  RefreshInput input = Input();
+  input.captured = R"({"tenant":"theirs"})";
+  EXPECT_EQ(Param(Built(provider, input), "tenant"), "ours");
+}
+
 // ---- assertions
 
 TEST(ClientAssertionTest, EveryKindOfKeySigns) {
