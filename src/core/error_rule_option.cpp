@@ -6,7 +6,7 @@
 namespace token_refresh {
 namespace {
 
-constexpr int kLowestStatus = 100;
+constexpr int kLowestStatus = 200;
 constexpr int kHighestStatus = 599;
 
 // What a provider can say; the other classes are the engine's own findings.
@@ -46,6 +46,8 @@ Status ReadRuleStatus(const std::string& place, const SecretJson& rule, ErrorRul
   if (Status type = CheckOptionType(key, OptionType::kInteger, *value); !type) return type;
   const Result<int64_t> status = ReadInteger(key, *value, kLowestStatus, kHighestStatus);
   if (!status) return status.error();
+  // A redirect is refused before any rule is looked at.
+  if (*status / 100 == 3) return OptionError(key, "must not be 3xx");
   out.status = static_cast<int>(*status);
   return Ok();
 }

@@ -10,6 +10,7 @@ namespace token_refresh {
 namespace {
 
 constexpr size_t kMaxSecondaryTokens = 8;
+constexpr size_t kMaxLabel = 200;  // as of any credential
 
 const std::vector<std::string_view>& PointerFields() {
   static const std::vector<std::string_view> fields = {
@@ -91,6 +92,10 @@ bool NamesToken(std::string_view pointer) {
   return last == "access_token" || last == "refresh_token" || last == "id_token";
 }
 
+Error CapturesToken() {
+  return OptionError("captured_fields", "must not capture a token", "What is captured is not sealed.");
+}
+
 Status CheckCaptured(std::string_view key, const std::string& name, const std::string& pointer) {
   const std::vector<std::string_view>& generated = GeneratedValueNames();
   if (!IsValueName(name)) {
@@ -103,7 +108,7 @@ Status CheckCaptured(std::string_view key, const std::string& name, const std::s
   if (!IsJsonPointer(pointer)) {
     return OptionError(key, "has no JSON pointer (RFC 6901) for " + QuoteWord(name), "An example is \"/team/id\".");
   }
-  if (NamesToken(pointer)) return OptionError(key, "must not capture a token", "What is captured is not sealed.");
+  if (NamesToken(pointer)) return CapturesToken();
   return Ok();
 }
 
@@ -135,6 +140,7 @@ Result<SecondaryTokenOption> ReadSecondary(const std::string& place, const Secre
   }
   SecondaryTokenOption option{members["label"], members["pointer"]};
   if (option.label.empty()) return OptionError(place, "needs a label", "The tokens become a credential of that label.");
+  if (option.label.size() > kMaxLabel) return OptionError(place + ".label", "must be at most 200 bytes long");
   if (Status status = CheckPointer(place + ".pointer", option.pointer); !status) return status.error();
   return option;
 }
@@ -150,6 +156,18 @@ Status SetSecondaryTokens(std::string_view key, const SecretJson& value, Provide
                                    [&](const SecondaryTokenOption& earlier) { return earlier.label == option->label; });
     if (taken) return OptionError(place, "has the label of an earlier one");
     secondary.push_back(*std::move(option));
+  }
+  return Ok();
+}
+
+// A token may stand where its name does not tell.
+Status CheckCapturedPlaces(const AnswerDialect& answer) {
+  for (const std::string_view token : {"access_token", "refresh_token", "id_token"}) {
+    const auto place = answer.pointers.find(std::string(token));
+    if (place == answer.pointers.end()) continue;
+    for (const auto& [name, pointer] : answer.captured_fields) {
+      if (pointer == place->second) return CapturesToken();
+    }
   }
   return Ok();
 }
@@ -182,7 +200,7 @@ Status CheckAnswerOptions(const ProviderOptions& options) {
   if (options.timing.introspects && options.introspection_endpoint.empty()) {
     return OptionError("expiry_source", "is \"introspection\", which needs option \"introspection_endpoint\"");
   }
-  return Ok();
+  return CheckCapturedPlaces(options.answer);
 }
 
 }  // namespace token_refresh

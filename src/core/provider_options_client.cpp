@@ -172,16 +172,22 @@ Status CheckProviderClient(const ProviderOptions& options, bool has_client_id, b
   if (options.token_endpoint.empty()) {
     return Invalid("option \"token_endpoint\" is missing", "Give options.token_endpoint, or a preset that has one.");
   }
-  if (!has_client_id && !options.registration_endpoint.empty()) return Ok();
-  if (!has_client_id) return Invalid("client_id is needed" + MethodReason(options));
+  const bool grants = options.request.grant_type == kJwtBearerGrant;
+  if (!has_client_id && options.registration_endpoint.empty()) {
+    return Invalid("client_id is needed" + MethodReason(options));
+  }
   if (IsTlsMethod(options.auth_method) && options.client_certificate.empty()) {
     return Invalid("option \"client_certificate\" is needed" + MethodReason(options));
+  }
+  if (!has_client_id) {
+    const bool shared = grants || options.auth_method == ClientAuthMethod::kPrivateKeyJwt;
+    if (!has_client_secret || shared) return Ok();
+    return Invalid("client_secret needs client_id", "It proves nothing for the clients of single credentials.");
   }
   if (options.auth_method == ClientAuthMethod::kPrivateKeyJwt && !has_client_secret) {
     return Invalid("client_secret is needed" + MethodReason(options),
                    "Give the private key, in PEM, as client_secret.");
   }
-  const bool grants = options.request.grant_type == kJwtBearerGrant;
   if (grants && !has_client_secret) {
     return Invalid("client_secret is needed with option \"grant_type\" set to \"" + std::string(kJwtBearerGrant) + "\"",
                    "Give the private key, in PEM, as client_secret; behind the secret, if there is one as well.");

@@ -39,8 +39,24 @@ Status SetAuthorizationParams(std::string_view key, const SecretJson& value, Pro
   return ReadRequestParams(key, value, options.authorization_params);
 }
 
+// Those that requests may have.
+const std::vector<std::string_view>& StandardParams() {
+  static const std::vector<std::string_view> names = {
+      "grant_type",    "refresh_token",      "access_token", "scope",     "client_id",        "client_secret",
+      "subject_token", "subject_token_type", "assertion",    "client_assertion", "client_assertion_type",
+      "code",          "code_verifier",      "redirect_uri", "token",     "token_type_hint"};
+  return names;
+}
+
 Status CheckParamNames(std::string_view key, const std::map<std::string, std::string>& names) {
+  const std::vector<std::string_view>& known = StandardParams();
   for (auto name = names.begin(); name != names.end(); ++name) {
+    if (std::find(known.begin(), known.end(), name->first) == known.end()) {
+      const std::optional<std::string_view> near = NearWord(name->first, known);
+      return OptionError(key, "has an unknown member " + QuoteWord(name->first),
+                         (near.has_value() ? "Did you mean " + QuoteWord(*near) + "? " : "") + "A member is " +
+                             ListWords(known) + ".");
+    }
     if (name->second.empty()) return OptionError(key, "holds an empty name for " + QuoteWord(name->first));
     const bool taken =
         std::any_of(names.begin(), name, [&](const auto& earlier) { return earlier.second == name->second; });

@@ -196,6 +196,17 @@ TEST(CapturedFieldsTest, AreTakenFromTheAnswer) {
   EXPECT_EQ(Tokens("{}", R"({"access_token": "a", "shard": "s"})").captured, "");
 }
 
+// What is captured is not sealed, wherever the provider keeps its tokens.
+TEST(CapturedFieldsTest, ATokenUnderAnotherNameIsRefused) {
+  for (const std::string field : {"access_token", "refresh_token", "id_token"}) {
+    const std::string options = R"({"captured_fields": {"jwt": "/data/jwt"}, "response_pointers": {")" + field;
+    EXPECT_EQ(RefusedOptions(options + R"(": "/data/jwt"}})").message,
+              R"(option "captured_fields" must not capture a token)");
+    ParsedOptions(options + R"(": "/data/other"}})");
+  }
+  ParsedOptions(R"({"captured_fields": {"kind": "/data/kind"}, "response_pointers": {"token_type": "/data/kind"}})");
+}
+
 TEST(CapturedFieldsTest, WhatCannotBeStoredIsSaid) {
   const std::string body = R"({"access_token": "a", "o": {}, "s": "a\u0001", "l": ")" + std::string(2000, 'x') + "\"}";
   const TokenSet tokens = Tokens(R"({"captured_fields": ["o", "s", "l"]})", body);
@@ -282,6 +293,8 @@ TEST(AnswerOptionsTest, RefusesWhatMakesNoSense) {
             R"(option "secondary_tokens[0].pointer" is not a JSON pointer (RFC 6901))");
   EXPECT_EQ(refused(R"({"secondary_tokens": [{"label": "a", "pointer": "/a"}, {"label": "a", "pointer": "/b"}]})"),
             R"(option "secondary_tokens[1]" has the label of an earlier one)");
+  EXPECT_EQ(refused(R"({"secondary_tokens": [{"label": ")" + std::string(201, 'l') + R"(", "pointer": "/a"}]})"),
+            R"(option "secondary_tokens[0].label" must be at most 200 bytes long)");
   EXPECT_EQ(refused(R"({"secondary_tokens": [{"name": "a"}]})"),
             R"(option "secondary_tokens[0]" has an unknown member "name")");
 }

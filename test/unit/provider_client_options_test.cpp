@@ -84,5 +84,23 @@ TEST(ClientCombinationTest, WhatTheClientNeeds) {
   EXPECT_THAT(check(bearer, false), HasSubstr("client_secret is needed with option \"grant_type\""));
 }
 
+// Where clients are registered for single credentials, the provider has something to prove as well, or nothing.
+TEST(RegistrationTest, WhatTheProviderLacksIsSaid) {
+  const auto check = [](std::string_view method, bool has_secret, std::string_view more = "") {
+    return CheckProviderClient(ParsedOptions(R"({"token_endpoint": "https://as.example.com/token",
+                                                 "registration_endpoint": "https://as.example.com/register",
+                                                 "token_endpoint_auth_method": ")" +
+                                             std::string(method) + "\"" + std::string(more) + "}"),
+                               false, has_secret);
+  };
+  EXPECT_TRUE(check("client_secret_basic", false).ok());
+  EXPECT_TRUE(check("private_key_jwt", false).ok());
+  EXPECT_TRUE(check("private_key_jwt", true).ok());
+  EXPECT_TRUE(check("tls_client_auth", false, R"(, "client_certificate": "/c.pem")").ok());
+  EXPECT_EQ(check("tls_client_auth", false).error().message,
+            R"(option "client_certificate" is needed with option "token_endpoint_auth_method" set to "tls_client_auth")");
+  EXPECT_EQ(check("client_secret_basic", true).error().message, "client_secret needs client_id");
+}
+
 }  // namespace
 }  // namespace token_refresh

@@ -41,10 +41,17 @@ TEST(RequestOptionsTest, RefusesWhatMakesNoSense) {
             R"(option "request_format" must be "form", "json" or "query", not "xml")");
   EXPECT_EQ(message(R"({"grant_type": ""})"), R"(option "grant_type" must not be empty)");
   EXPECT_EQ(message(R"({"scope_separator": ""})"), R"(option "scope_separator" must be 1 to 8 bytes long)");
-  EXPECT_EQ(message(R"({"param_names": {"a": 7}})"), R"(option "param_names.a" must be text, not a number)");
-  EXPECT_EQ(message(R"({"param_names": {"a": ""}})"), R"(option "param_names" holds an empty name for "a")");
-  EXPECT_EQ(message(R"({"param_names": {"a": "x", "b": "x"}})"), R"(option "param_names" holds "x" twice)");
+  EXPECT_EQ(message(R"({"param_names": {"scope": 7}})"), R"(option "param_names.scope" must be text, not a number)");
+  EXPECT_EQ(message(R"({"param_names": {"scope": ""}})"), R"(option "param_names" holds an empty name for "scope")");
+  EXPECT_EQ(message(R"({"param_names": {"client_id": "x", "scope": "x"}})"),
+            R"(option "param_names" holds "x" twice)");
   EXPECT_EQ(message(R"({"param_names": {"": "x"}})"), R"(option "param_names" holds a member without a usable name)");
+}
+
+TEST(RequestOptionsTest, ANameThatNoRequestHasIsRefused) {
+  const Error error = RefusedOptions(R"({"param_names": {"clientid": "client_key"}})");
+  EXPECT_EQ(error.message, R"(option "param_names" has an unknown member "clientid")");
+  EXPECT_TRUE(error.hint.starts_with(R"(Did you mean "client_id"? A member is "grant_type", )")) << error.hint;
 }
 
 TEST(RequestOptionsTest, PlacesAreChecked) {
