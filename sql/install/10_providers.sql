@@ -18,5 +18,5 @@ COMMENT ON TABLE provider IS 'OAuth 2.0 authorization servers and this database'
 COMMENT ON COLUMN provider.client_secret IS 'sealed; never readable through SQL';
 COMMENT ON COLUMN provider.previous_client_secret IS 'sealed; the secret before the last change, kept for an overlap';
 COMMENT ON COLUMN provider.options IS 'the options as given';
-COMMENT ON COLUMN provider.effective_options IS 'preset and options merged and checked, intervals in microseconds; what the refresher reads';
+COMMENT ON COLUMN provider.effective_options IS 'preset and options merged and checked, intervals in microseconds, variables put into endpoints; what the refresher reads';
 

@@ -27,7 +27,7 @@ COMMENT ON FUNCTION _due_at(text, interval, timestamptz, timestamptz) IS 'intern
 
 CREATE FUNCTION _canonical_options(provider text, client_id text, has_client_secret boolean, merged_options jsonb) RETURNS jsonb
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_canonical_options';
-COMMENT ON FUNCTION _canonical_options(text, text, boolean, jsonb) IS 'internal: checks provider options and turns intervals into microseconds; has_client_secret null: the client is not looked at';
+COMMENT ON FUNCTION _canonical_options(text, text, boolean, jsonb) IS 'internal: checks provider options, turns intervals into microseconds and puts variables into endpoints; has_client_secret null: the client is not looked at';
 
 CREATE FUNCTION _near_word(word text, words text[]) RETURNS text
     LANGUAGE c IMMUTABLE STRICT AS 'MODULE_PATHNAME', 'token_refresh_near_word';

@@ -131,7 +131,14 @@ BEGIN
                      substring(effective ->> e.endpoint FROM '^[^/]*//[^/?#]*') AS after
               FROM unnest(ARRAY['token_endpoint', 'refresh_endpoint', 'revocation_endpoint', 'introspection_endpoint', 'authorization_endpoint',
                                 'userinfo_endpoint', 'jwks_uri']) AS e (endpoint)
-              UNION ALL SELECT 'issuer', old.effective_options ->> 'issuer', effective ->> 'issuer') m
+              UNION ALL SELECT 'issuer', old.effective_options ->> 'issuer', effective ->> 'issuer'
+              -- Where a captured field stands in the URL, too, variables are put in when it is asked.
+              UNION ALL SELECT 'variable ' || key, o.value, n.value
+              FROM jsonb_each_text(coalesce(old.effective_options -> 'variables', '{}')) o
+              FULL JOIN jsonb_each_text(coalesce(effective -> 'variables', '{}')) n USING (key)
+              WHERE EXISTS (SELECT FROM unnest(ARRAY['token_endpoint', 'refresh_endpoint', 'introspection_endpoint']) e (endpoint),
+                                 substring(effective ->> e.endpoint FROM '^[^/]*//[^/?#]*') a (host)
+                            WHERE strpos(a.host, '${') > 0 AND strpos(a.host, key) > 0)) m
         WHERE m.before IS DISTINCT FROM m.after;
     IF old.effective_options ->> 'issuer' <> effective ->> 'issuer' AND EXISTS (SELECT FROM @extschema@.account a WHERE a.provider = name) THEN
         RAISE WARNING 'provider "%" has accounts of its former issuer; the same identities of the new one will be taken for them', name;

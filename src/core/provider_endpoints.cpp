@@ -1,4 +1,6 @@
 // The URLs among the provider options, which may have places for values.
+#include "core/provider_endpoints.h"
+
 #include <algorithm>
 
 #include "core/parsed_url.h"
@@ -87,6 +89,15 @@ std::vector<OptionRow> EndpointOptionRows() {
       {{"issuer", kUrl}, SetUrl<&O::issuer>},
       {{"jwks_uri", kUrl}, SetUrl<&O::jwks_uri>},
   };
+}
+
+std::string EndpointsJson(const ProviderOptions& options) {
+  SecretJson endpoints = SecretJson::object();
+  for (const Endpoint& endpoint : kEndpoints) {
+    const std::string& url = options.*endpoint.url;
+    if (!url.empty()) endpoints[SecretString(endpoint.key)] = SecretString(url);
+  }
+  return std::string(endpoints.dump(-1, ' ', false, SecretJson::error_handler_t::replace));
 }
 
 Status FinishEndpoints(bool insecure_http_allowed, ProviderOptions& options) {

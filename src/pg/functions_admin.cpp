@@ -10,6 +10,7 @@
 #include "core/key_ring.h"
 #include "core/near_word.h"
 #include "core/provider.h"
+#include "core/provider_endpoints.h"
 #include "core/sealed_box.h"
 #include "pg/boundary.h"
 #include "pg/bytes.h"
@@ -21,6 +22,7 @@
 #include "pg/wakeup.h"
 
 extern "C" {
+#include "utils/fmgrprotos.h"
 #include "utils/numeric.h"
 
 PG_FUNCTION_INFO_V1(token_refresh_canonical_options);
@@ -107,12 +109,16 @@ extern "C" Datum token_refresh_canonical_options(PG_FUNCTION_ARGS) {
   bool has_client_secret = looks_at_client && PG_GETARG_BOOL(2);
   Jsonb* converted = ConvertIntervalOptions(PG_GETARG_JSONB_P(3), ProviderOptionSpecs());
   const char* json = JsonbToCString(nullptr, &converted->root, VARSIZE(converted));
+  char* endpoints = nullptr;
   RunCpp([&]() -> Status {
     token_refresh::Result<ProviderOptions> parsed = ParseProviderOptions(json, Settings::allow_insecure_http);
     if (!parsed.ok()) return parsed.error();
+    endpoints = CopyOut(EndpointsJson(*parsed));
     return looks_at_client ? CheckProviderClient(*parsed, has_client_id, has_client_secret) : Ok();
   });
-  PG_RETURN_JSONB_P(converted);
+  // SQL compares the issuer, and audits where secrets go: it has to see the URLs that are asked.
+  return DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(converted),
+                             DirectFunctionCall1(jsonb_in, CStringGetDatum(endpoints)));
 }
 
 extern "C" Datum token_refresh_near_word(PG_FUNCTION_ARGS) {

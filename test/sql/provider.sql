@@ -51,6 +51,23 @@ SELECT token_refresh.alter_provider('acme', '{"token_endpoint": "https://login.e
 SELECT token_refresh.alter_provider('acme', '{"token_endpoint": "https://login.example.net:8443/token", "refresh_endpoint": "https://refresh.example.net/token"}');
 SELECT token_refresh.alter_provider('acme', '{"token_endpoint": "https://auth.example.org/token", "refresh_endpoint": null}');
 SELECT message FROM token_refresh.audit_event WHERE event = 'provider_altered' AND message IS NOT NULL ORDER BY occurred_at;
+-- So are those that a variable decides about; whoever signed in at the former issuer is another one at the new one.
+SELECT token_refresh.create_provider('tenant', 'my-client', 'obviously-fake-secret', '{
+    "token_endpoint": "https://${t}.example.com/token", "refresh_endpoint": "https://${t}.example.com/${shard}/token",
+    "issuer": "https://${t}.example.com/", "variables": {"t": "one"}, "captured_fields": ["shard"]}');
+SELECT effective_options ->> 'token_endpoint' AS token_endpoint, effective_options ->> 'refresh_endpoint' AS refresh_endpoint,
+       effective_options ->> 'issuer' AS issuer, options ->> 'issuer' AS issuer_as_given FROM token_refresh.provider WHERE name = 'tenant';
+INSERT INTO token_refresh.account (provider, identity_claim, identity, claims) VALUES ('tenant', 'sub', 'somebody', '{}');
+SELECT token_refresh.alter_provider('tenant', '{"variables": {"t": "two"}}');
+DELETE FROM token_refresh.account WHERE provider = 'tenant';
+SELECT message FROM token_refresh.audit_event WHERE event = 'provider_altered' AND provider = 'tenant';
+
+-- Of two tokens in one answer under one label one would be lost.
+SELECT token_refresh.alter_provider('tenant', '{"secondary_tokens": [{"label": "user", "pointer": "/authed_user"}], "authorization_endpoint": "https://a.example.com/"}');
+SELECT token_refresh.store_credential('tenant', 'somebody', '{"access_token": "fake-bot", "authed_user": {"access_token": "fake-user"}}', 'user');
+SELECT token_refresh.begin_authorization('tenant', 'somebody', 'https://app.example.com/cb', label => 'user');
+SELECT count(*) AS stored FROM token_refresh.credential WHERE provider = 'tenant';
+SELECT token_refresh.drop_provider('tenant');
 
 -- Mistakes of create_provider. None of them creates anything.
 CREATE FUNCTION pg_temp.attempt(options jsonb, client_id text DEFAULT 'my-client', client_secret text DEFAULT 'obviously-fake-secret', name text DEFAULT 'wrong')
