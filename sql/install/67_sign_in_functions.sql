@@ -221,6 +221,10 @@ BEGIN
         RAISE EXCEPTION 'provider "%" is disabled', provider
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'See its option "enabled".';
     END IF;
+    IF its_provider.effective_options @> jsonb_build_object('secondary_tokens', jsonb_build_array(jsonb_build_object('label', label))) THEN
+        RAISE EXCEPTION 'argument "label" must not be "%": other tokens of the answer have that label', label
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'See the provider''s option "secondary_tokens".';
+    END IF;
     IF its_provider.client_id IS NULL THEN
         RAISE EXCEPTION 'provider "%" has no client_id', provider
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'Where each credential has a client of its own, the application signs its users in, and stores what it was answered.';

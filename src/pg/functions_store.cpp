@@ -77,10 +77,21 @@ int FindSecondary(const StoredAnswer& stored, char** labels) {
   return count;
 }
 
+// One of the two would be lost.
+void CheckLabels(Datum label, char** others, int count) {
+  const char* own = TextDatumGetCString(label);
+  for (int i = 0; i < count; i++)
+    if (strcmp(own, others[i]) == 0)
+      ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                      errmsg("argument \"label\" must not be \"%s\": other tokens of the answer have that label", own),
+                      errhint("See the provider's option \"secondary_tokens\".")));
+}
+
 int64_t Store(const CredentialName& name, StoredAnswer* stored) {
-  const int64_t id = WriteCredential(name, Grant::kSame, SealAnswer, stored, nullptr);
   char* labels[kMostSecondary];
   const int others = stored->options != nullptr ? FindSecondary(*stored, labels) : 0;
+  CheckLabels(name.label, labels, others);
+  const int64_t id = WriteCredential(name, Grant::kSame, SealAnswer, stored, nullptr);
   for (int i = 0; i < others; i++) {
     stored->part = i + 1;
     WriteCredential({name.provider, name.subject, CStringGetTextDatum(labels[i])}, Grant::kSame, SealAnswer, stored,
