@@ -49,9 +49,13 @@ Status AddClientAuthentication(const Provider& provider, const ClientProof& proo
                                FormParams& params) {
   const ProviderOptions& options = provider.options;
   const Secret& whole = proof.previous_secret ? provider.previous_client_secret : provider.client_secret;
-  const std::string_view secret = SplitClientSecret(options, whole.view()).secret;
+  const auto [secret, key] = SplitClientSecret(whole.view());
   request.client_certificate = options.client_certificate;
   request.client_key = options.client_key;
+  const bool sends_secret = options.auth_method == ClientAuthMethod::kClientSecretBasic ||
+                            options.auth_method == ClientAuthMethod::kClientSecretPost;
+  if (sends_secret && secret.empty() && !key.empty())
+    return Error{ErrorCode::kInvalidArgument, "client_secret is a private key, which is never sent", ""};
   switch (options.auth_method) {
     case ClientAuthMethod::kClientSecretBasic:
       SetHeader(request, "Authorization", BasicAuthorization(provider, secret).view());

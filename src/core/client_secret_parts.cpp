@@ -31,8 +31,8 @@ Result<SigningKey> ReadKey(const ProviderOptions& options, std::string_view pem)
 
 }  // namespace
 
-ClientSecretParts SplitClientSecret(const ProviderOptions& options, std::string_view client_secret) {
-  if (!HasKey(options)) return {client_secret, {}};
+// Also where the options want no key (any more): what was one must not be sent as a secret.
+ClientSecretParts SplitClientSecret(std::string_view client_secret) {
   const size_t key = client_secret.find(kPemMark);
   if (key == std::string_view::npos) return {client_secret, {}};
   return {TrimAsciiSpace(client_secret.substr(0, key)), client_secret.substr(key)};
@@ -47,8 +47,12 @@ void AddClientSecrets(const Provider& provider, std::vector<std::string_view>& s
 }
 
 Status CheckClientSecret(const ProviderOptions& options, std::string_view client_secret) {
-  if (!HasKey(options)) return Ok();
-  const ClientSecretParts parts = SplitClientSecret(options, client_secret);
+  const ClientSecretParts parts = SplitClientSecret(client_secret);
+  if (!HasKey(options)) {
+    if (parts.key_pem.empty() || !SendsSecret(options.auth_method)) return Ok();
+    return Invalid("client_secret holds a private key, which is never sent",
+                   "Set token_endpoint_auth_method to private_key_jwt to sign with it.");
+  }
   const Result<SigningKey> key = ReadKey(options, parts.key_pem);
   if (!key) return key.error();
   if (SendsSecret(options.auth_method) && parts.secret.empty()) {
@@ -61,7 +65,7 @@ Result<std::shared_ptr<const SigningKey>> ClientSigningKey(const Provider& provi
   std::shared_ptr<const SigningKey>& known = provider.signing_keys[previous_secret ? 1 : 0];
   if (known != nullptr) return known;
   const Secret& secret = previous_secret ? provider.previous_client_secret : provider.client_secret;
-  Result<SigningKey> key = ReadKey(provider.options, SplitClientSecret(provider.options, secret.view()).key_pem);
+  Result<SigningKey> key = ReadKey(provider.options, SplitClientSecret(secret.view()).key_pem);
   if (!key) return key.error();
   known = std::make_shared<const SigningKey>(*std::move(key));
   return known;

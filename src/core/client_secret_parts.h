@@ -18,16 +18,16 @@ struct ClientSecretParts {
   std::string_view key_pem;
 };
 
-// With private_key_jwt or the JWT bearer grant there is a key: the text from "-----BEGIN" on; what stands before
-// it, without white space at its ends, is the secret. Otherwise all of it is the secret.
-ClientSecretParts SplitClientSecret(const ProviderOptions& options, std::string_view client_secret);
+// A key is the text from "-----BEGIN " on; what stands before it, without white space at its ends, is the secret.
+// Without a key all of it is the secret.
+ClientSecretParts SplitClientSecret(std::string_view client_secret);
 
 // Adds what an answer may echo of a provider's two secrets: they, and the part of each that is sent. Views into the
 // provider.
 void AddClientSecrets(const Provider& provider, std::vector<std::string_view>& secrets);
 
 // Whether the options can do with this secret: a key is there where one is needed, can be read and fits the
-// algorithm. Errors: kInvalidArgument, without any part of the secret; kInternal.
+// algorithm; none is where it would be sent. Errors: kInvalidArgument, without any part of the secret; kInternal.
 Status CheckClientSecret(const ProviderOptions& options, std::string_view client_secret);
 
 // The key of the one secret or the other, made once. Errors: as CheckClientSecret.

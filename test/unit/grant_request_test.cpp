@@ -331,5 +331,27 @@ TEST(ClientProofTest, TheOtherSecretWhenAsked) {
   EXPECT_EQ(AuthorizationOf(Built(provider, input)), "Basic " + Base64Encode("client-1:fake-old"));
 }
 
+// The method has been changed, and the key is still where the secret is; or it is the former one of an overlap.
+TEST(ClientSecretTest, APrivateKeyIsNeverSent) {
+  const std::string pem = PrivatePem(EcPkey());
+  for (const std::string method : {"client_secret_basic", "client_secret_post"}) {
+    const std::string option = R"("token_endpoint_auth_method": ")" + method + "\"";
+    Provider provider = ProviderOf(option, pem);
+    EXPECT_EQ(ErrorOf(provider), "client_secret is a private key, which is never sent");
+    EXPECT_EQ(CheckClientSecret(provider.options, pem).error().message,
+              "client_secret holds a private key, which is never sent");
+    provider.client_secret = Secret("fake-new");
+    provider.previous_client_secret = Secret(pem);
+    RefreshInput input = Input();
+    EXPECT_NE(Body(Built(provider, input)), "");
+    input.previous_secret = true;
+    EXPECT_EQ(ErrorOf(provider, input), "client_secret is a private key, which is never sent");
+    // Of both in one text the secret alone.
+    provider.client_secret = Secret("fake-new\n" + pem);
+    EXPECT_EQ(Body(Built(provider)).find("BEGIN"), std::string::npos);
+    EXPECT_EQ(Body(Built(provider)), Body(Built(ProviderOf(option, "fake-new"))));
+  }
+}
+
 }  // namespace
 }  // namespace token_refresh
