@@ -7,6 +7,7 @@
 
 #include "core/ascii.h"
 #include "core/token_response.h"
+#include "core/url_template.h"
 
 namespace token_refresh {
 namespace {
@@ -95,12 +96,22 @@ bool ContainsAnyCase(std::string_view text, std::string_view part) {
 // Slack, GitHub and others refuse with a success status.
 bool SpeaksForTheGrant(int status) { return status / 100 == 2 || (status / 100 == 4 && status != kTooManyRequests); }
 
-FailureClass ApplyBuiltInRules(int status, const AnswerBody& body, const Refusal& refusal) {
+// Nothing is presented that could be dead, and the JWT, if there is one, is about the client alone: what is refused is its
+// key, its audience or its request (RFC 7523 section 3.1).
+bool AsksForItself(const ProviderOptions& options) {
+  if (options.request.refresh_with != RefreshWith::kNothing || HasPlaces(options.assertion.subject)) return false;
+  const auto& claims = options.assertion.claims;
+  return std::none_of(claims.begin(), claims.end(), [](const auto& claim) { return HasPlaces(claim.second.text); });
+}
+
+FailureClass ApplyBuiltInRules(const ProviderOptions& options, int status, const AnswerBody& body, const Refusal& refusal) {
   if (status == kTooManyRequests) return FailureClass::kRateLimited;
   if (body.kind != BodyKind::kObject || !SpeaksForTheGrant(status)) return FailureClass::kTransient;
   for (const BuiltInRule& rule : kBuiltInRules) {
     if (rule.code != refusal.code || (rule.needs_not_ok && !refusal.says_not_ok)) continue;
-    if (ContainsAnyCase(refusal.description, rule.description_holds)) return rule.failure;
+    if (!ContainsAnyCase(refusal.description, rule.description_holds)) continue;
+    const bool ours = rule.failure == FailureClass::kReauth && AsksForItself(options);
+    return ours ? FailureClass::kClientConfig : rule.failure;
   }
   return FailureClass::kTransient;
 }
@@ -134,7 +145,7 @@ FailureClass Classify(const Provider& provider, int status, const AnswerBody& bo
     if (rule.failure == FailureClass::kReauth && !may_be_dead) continue;
     if (RuleMatches(rule, status, body)) return rule.failure;
   }
-  return ApplyBuiltInRules(status, body, refusal);
+  return ApplyBuiltInRules(provider.options, status, body, refusal);
 }
 
 std::string_view BodyComplaint(BodyKind kind) {

@@ -674,5 +674,25 @@ TEST(TokenResponseTest, ARefusalFullOfTokensIsNotQuoted) {
   EXPECT_EQ(failure.message, "HTTP 400: the answer holds too many tokens to be quoted");
 }
 
+// Whoever has to mend its key or its audience need not sign anybody in anew.
+TEST(TokenResponseTest, WithoutAGrantInvalidGrantIsAboutTheClient) {
+  const auto read = [](std::string_view options, std::string_view code = "invalid_grant") {
+    const std::string body = R"({"error":")" + std::string(code) + R"(","error_description":"bad signature"})";
+    return Failed(Answer(400, body), ProviderWith(options)).failure;
+  };
+  const std::string bearer = R"({"token_endpoint_auth_method": "none",
+                                 "grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer")";
+  EXPECT_EQ(read(R"({"grant_type": "client_credentials"})"), FailureClass::kClientConfig);
+  EXPECT_EQ(read(bearer + "}"), FailureClass::kClientConfig);
+  EXPECT_EQ(read(bearer + R"(, "assertion_subject": "robot"})"), FailureClass::kClientConfig);
+  // About somebody, whose consent may be gone.
+  EXPECT_EQ(read(bearer + R"(, "assertion_subject": "${subject}"})"), FailureClass::kReauth);
+  EXPECT_EQ(read(bearer + R"(, "assertion_claims": {"sub": "${subject}"}})"), FailureClass::kReauth);
+  EXPECT_EQ(read(R"({"refresh_with": "access_token"})"), FailureClass::kReauth);
+  // The administrator knows the provider better.
+  EXPECT_EQ(read(bearer + R"(, "error_rules": [{"pointer": "/error", "value": "gone", "class": "reauth"}]})", "gone"),
+            FailureClass::kReauth);
+}
+
 }  // namespace
 }  // namespace token_refresh
