@@ -88,6 +88,7 @@ TEST(IntrospectionTest, TheEndpointMayHavePlacesForCapturedFields) {
   Provider provider = SomeProvider();
   provider.options.introspection_endpoint = "https://${shop}.example.com/introspect";
   provider.options.request.allowed_hosts = {"*.example.com"};
+  provider.options.answer.captured_fields = {{"shop", "/shop"}};
   EXPECT_EQ(Build(provider, R"({"shop":"one"})")->url, "https://one.example.com/introspect");
   const Result<HttpRequest> missing = Build(provider);
   ASSERT_FALSE(missing);
