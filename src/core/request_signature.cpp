@@ -45,7 +45,7 @@ RequestSigner::RequestSigner(const Provider& provider, bool previous_secret, con
                              std::string_view token)
     : provider_(provider), values_(values), token_(token) {
   const Secret& whole = previous_secret ? provider.previous_client_secret : provider.client_secret;
-  client_secret_ = SplitClientSecret(provider.options, whole.view()).secret;
+  client_secret_ = SplitClientSecret(whole.view()).secret;
 }
 
 Status RequestSigner::SignBefore() {

@@ -54,7 +54,7 @@ TEST(RevocationTest, HeadersHaveTheirValuesAndParametersTheirNames) {
   provider.options.auth_method = ClientAuthMethod::kNone;
   provider.options.request_headers = {{"X-Client", "${client_id}"}, {"X-Dollar", "$${a"}, {"X-Subject", "${subject}"}};
   provider.options.request.param_names = {{"client_id", "client_key"}};
-  const HttpRequest request = BuildRevocationRequest(provider, Secret(kToken), "", {});
+  const HttpRequest request = Build(provider);
   EXPECT_EQ(HeaderOf(request, "X-Client"), "client");
   EXPECT_EQ(HeaderOf(request, "X-Dollar"), "${a");
   // Of which credential this is, nobody knows here.
