@@ -96,15 +96,16 @@ bool ContainsAnyCase(std::string_view text, std::string_view part) {
 // Slack, GitHub and others refuse with a success status.
 bool SpeaksForTheGrant(int status) { return status / 100 == 2 || (status / 100 == 4 && status != kTooManyRequests); }
 
-// Nothing is presented that could be dead, and the JWT, if there is one, is about the client alone: what is refused is its
-// key, its audience or its request (RFC 7523 section 3.1).
+// Nothing is presented that could be dead, and the JWT, if there is one, is about the client alone: what is refused is
+// its key, its audience or its request (RFC 7523 section 3.1).
 bool AsksForItself(const ProviderOptions& options) {
   if (options.request.refresh_with != RefreshWith::kNothing || HasPlaces(options.assertion.subject)) return false;
   const auto& claims = options.assertion.claims;
   return std::none_of(claims.begin(), claims.end(), [](const auto& claim) { return HasPlaces(claim.second.text); });
 }
 
-FailureClass ApplyBuiltInRules(const ProviderOptions& options, int status, const AnswerBody& body, const Refusal& refusal) {
+FailureClass ApplyBuiltInRules(const ProviderOptions& options, int status, const AnswerBody& body,
+                               const Refusal& refusal) {
   if (status == kTooManyRequests) return FailureClass::kRateLimited;
   if (body.kind != BodyKind::kObject || !SpeaksForTheGrant(status)) return FailureClass::kTransient;
   for (const BuiltInRule& rule : kBuiltInRules) {

@@ -41,10 +41,22 @@ Status SetAuthorizationParams(std::string_view key, const SecretJson& value, Pro
 
 // Those that requests may have.
 const std::vector<std::string_view>& StandardParams() {
-  static const std::vector<std::string_view> names = {
-      "grant_type",    "refresh_token",      "access_token", "scope",     "client_id",        "client_secret",
-      "subject_token", "subject_token_type", "assertion",    "client_assertion", "client_assertion_type",
-      "code",          "code_verifier",      "redirect_uri", "token",     "token_type_hint"};
+  static const std::vector<std::string_view> names = {"grant_type",
+                                                      "refresh_token",
+                                                      "access_token",
+                                                      "scope",
+                                                      "client_id",
+                                                      "client_secret",
+                                                      "subject_token",
+                                                      "subject_token_type",
+                                                      "assertion",
+                                                      "client_assertion",
+                                                      "client_assertion_type",
+                                                      "code",
+                                                      "code_verifier",
+                                                      "redirect_uri",
+                                                      "token",
+                                                      "token_type_hint"};
   return names;
 }
 

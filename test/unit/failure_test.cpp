@@ -120,7 +120,8 @@ TEST(ScrubTextLengthTest, ManyMegabytesAreNoBurden) {
   EXPECT_LE(ScrubText(std::string(8 << 20, 'x'), {"secret"}).size(), kMaxFailureMessage);
 }
 
-// At each place of what is redacted each secret may begin: as many steps as there are bytes, times the length of a secret.
+// At each place of what is redacted each secret may begin: as many steps as there are bytes, times the length of a
+// secret.
 TEST(ScrubTextLengthTest, WhatIsRedactedAtLengthIsNoBurden) {
   const std::string secret = std::string(250'000, 'a') + "b";
   const std::string text(500'000, 'a');

@@ -97,8 +97,9 @@ TEST(RegistrationTest, WhatTheProviderLacksIsSaid) {
   EXPECT_TRUE(check("private_key_jwt", false).ok());
   EXPECT_TRUE(check("private_key_jwt", true).ok());
   EXPECT_TRUE(check("tls_client_auth", false, R"(, "client_certificate": "/c.pem")").ok());
-  EXPECT_EQ(check("tls_client_auth", false).error().message,
-            R"(option "client_certificate" is needed with option "token_endpoint_auth_method" set to "tls_client_auth")");
+  EXPECT_EQ(
+      check("tls_client_auth", false).error().message,
+      R"(option "client_certificate" is needed with option "token_endpoint_auth_method" set to "tls_client_auth")");
   EXPECT_EQ(check("client_secret_basic", true).error().message, "client_secret needs client_id");
 }
 
