@@ -40,7 +40,7 @@ ClientSecretParts SplitClientSecret(std::string_view client_secret) {
 
 void AddClientSecrets(const Provider& provider, std::vector<std::string_view>& secrets) {
   for (const Secret* secret : {&provider.client_secret, &provider.previous_client_secret}) {
-    const std::string_view sent = SplitClientSecret(provider.options, secret->view()).secret;
+    const std::string_view sent = SplitClientSecret(secret->view()).secret;
     if (!sent.empty()) secrets.push_back(sent);
     if (secret->size() > sent.size()) secrets.push_back(secret->view());
   }
