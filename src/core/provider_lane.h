@@ -40,6 +40,9 @@ class ProviderLane {
   LaneGate GateAt(Micros now) const;
   bool keeps_failing() const { return breaker_.open(); }
   void BlockUntil(Micros time) { blocked_until_ = std::max(blocked_until_, time); }
+  // Introspection is limited by itself: it must not keep tokens from being refreshed.
+  void BlockIntrospectionUntil(Micros time) { introspection_blocked_until_ = std::max(introspection_blocked_until_, time); }
+  Micros introspection_blocked_until() const { return introspection_blocked_until_; }
   // was_probe: the request was sent while the provider was already known to fail.
   void RecordSign(ProviderSign sign, bool was_probe, Micros now, double jitter);
 
@@ -82,6 +85,7 @@ class ProviderLane {
   CircuitBreaker breaker_;
   RequestBudget budget_;
   Micros blocked_until_ = 0;
+  Micros introspection_blocked_until_ = 0;
   bool prefers_previous_secret_ = false;
   int in_flight_ = 0;
   int probes_in_flight_ = 0;

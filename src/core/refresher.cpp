@@ -111,7 +111,7 @@ void Refresher::Impl::TakeAnswer(InFlight flight, const HttpResponse& response) 
   if (flight.introspection) return TakeIntrospection(std::move(flight), response);
 
   std::variant<TokenSet, FailedAnswer> answer =
-      ReadTokenResponse(provider, response, SecretsOf(provider, flight.claim), now);
+      ReadTokenResponse(provider, response, SecretsOf(provider, flight.claim), now, TokenAsk::kRefresh, flight.claim.label);
   const FailedAnswer* failed = std::get_if<FailedAnswer>(&answer);
   if (failed != nullptr && failed->client_refused && AskWithOtherSecret(flight)) return;
   if (failed == nullptr) RememberSecret(flight);

@@ -84,6 +84,7 @@ struct Refresher::Impl {
   // refresher_introspection.cpp
   static bool WantsIntrospection(const Claim& claim, const ProviderLane& lane);
   void TakeIntrospection(InFlight flight, const HttpResponse& response);
+  void PutOffIntrospection(InFlight flight);
 
   Lane FindLane(int32_t provider_id) const;
   int FreePlaces() const;

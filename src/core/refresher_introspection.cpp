@@ -33,11 +33,18 @@ void Refresher::Impl::TakeIntrospection(InFlight flight, const HttpResponse& res
                         ? IntrospectedOutcome(std::move(flight.claim), *std::get_if<Introspection>(&answer), context)
                         : UnlearnedOutcome(std::move(flight.claim), std::move(failed->failure), context);
   outcome.duration = response.duration;
-  // Only what everybody has to heed: the token endpoint may be well when this one is not.
-  const bool limited = outcome.failure && outcome.failure->failure == FailureClass::kRateLimited;
-  if (limited && flight.registration == flight.lane->shared_provider())
-    flight.lane->BlockUntil(now + outcome.failure->retry_after_us.value_or(kRateLimitDelay));
+  // Nothing of this says anything about the token endpoint.
+  if (outcome.failure && outcome.failure->failure == FailureClass::kRateLimited)
+    flight.lane->BlockIntrospectionUntil(now + outcome.failure->retry_after_us.value_or(kRateLimitDelay));
   outbox.Add(std::move(outcome));
+}
+
+// The endpoint has said that it is asked too often.
+void Refresher::Impl::PutOffIntrospection(InFlight flight) {
+  const Micros left = flight.lane->introspection_blocked_until() - now;
+  const AnswerContext context{*flight.provider, now, settings.refresh_margin, Jitter()};
+  Failure failure{FailureClass::kRateLimited, "introspection: the provider's limit is reached; not attempted", left};
+  outbox.Add(UnlearnedOutcome(std::move(flight.claim), std::move(failure), context));
 }
 
 }  // namespace token_refresh

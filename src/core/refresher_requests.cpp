@@ -19,6 +19,7 @@ void Refresher::Impl::Submit(const Lane& lane, Claim claim) {
   flight.previous_secret = lane->prefers_previous_secret() && HasTwoSecrets(provider);
   flight.introspection = WantsIntrospection(claim, *lane);
   flight.claim = std::move(claim);
+  if (flight.introspection && lane->introspection_blocked_until() > now) return PutOffIntrospection(std::move(flight));
   Result<HttpRequest> request = BuildRequest(flight);
   if (request) return Send(std::move(flight), *std::move(request));
   const AnswerContext context{provider, now, settings.refresh_margin, Jitter()};

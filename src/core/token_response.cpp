@@ -64,9 +64,23 @@ TokenSet ReadObject(const SecretJson& answer, bool has_access_token) {
   return tokens;
 }
 
+// A credential that has once come as one of the others may find its tokens in their place again.
+void TakeOwnFields(const AnswerDialect& dialect, std::string_view label, AnswerBody& body) {
+  for (const SecondaryTokenOption& option : dialect.secondary_tokens) {
+    if (option.label != label) continue;
+    const SecretJson* own = ResolvePointer(body.document(), option.pointer);
+    if (own == nullptr || FindPresent(*own, "access_token") == nullptr) return;
+    SecretJson fields = *own;
+    if (!body.as_sent.has_value()) body.as_sent = std::move(body.fields);
+    body.fields = std::move(fields);
+    return;
+  }
+}
+
 // The others in the same answer. A refresh of one of them need not bring the rest.
-void ReadSecondary(const Provider& provider, const SecretJson& document, TokenSet& tokens) {
+void ReadSecondary(const Provider& provider, const SecretJson& document, std::string_view label, TokenSet& tokens) {
   for (const SecondaryTokenOption& option : provider.options.answer.secondary_tokens) {
+    if (option.label == label) continue;
     const SecretJson* answer = ResolvePointer(document, option.pointer);
     if (answer == nullptr || FindPresent(*answer, "access_token") == nullptr) continue;
     if (const std::string_view defect = FindDefect(*answer); !defect.empty()) {
@@ -78,12 +92,13 @@ void ReadSecondary(const Provider& provider, const SecretJson& document, TokenSe
 }
 
 // Whatever tokens are there; an access token that has a defect is left out.
-TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, bool has_access_token, Micros now) {
+TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, std::string_view label, bool has_access_token,
+                    Micros now) {
   const SecretJson& answer = body.fields;
   TokenSet tokens = ReadObject(answer, has_access_token);
   ReadOtherExpiry(provider.options.answer, answer, now, tokens);
   tokens.captured = CaptureFields(provider.options.answer, body.document(), tokens.warnings);
-  ReadSecondary(provider, body.document(), tokens);
+  ReadSecondary(provider, body.document(), label, tokens);
   if (SaysError(answer)) tokens.warnings.push_back("the answer holds an access token and an error; the token counts");
   if (body.kind == BodyKind::kDamaged) tokens.warnings.push_back("the answer is damaged JSON; what can be read counts");
   return tokens;
@@ -126,7 +141,7 @@ FailedAnswer FailedSuccess(Failure failure, const AnswerBody& body, TokenSet tok
 
 std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
                                                        const std::vector<std::string_view>& sent, Micros now,
-                                                       TokenAsk ask) {
+                                                       TokenAsk ask, std::string_view label) {
   if (response.failure != TransportFailure::kNone) return FailedAnswer{TransportFailed(response, sent), {}, {}, false};
   if (IsRedirect(response.status)) {
     std::string message = "HTTP " + std::to_string(response.status) + ": redirect refused";
@@ -143,8 +158,9 @@ std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider,
     constexpr std::string_view kComplaint = "the answer does not say that it is a success";
     return Refuse(ReadFailure(provider, response, body, kComplaint, sent, now), body);
   }
+  TakeOwnFields(dialect, label, body);
   const std::string_view defect = FindDefect(body.fields);
-  TokenSet tokens = ReadTokens(provider, body, defect.empty(), now);
+  TokenSet tokens = ReadTokens(provider, body, label, defect.empty(), now);
   const bool keeps = provider.options.keep_refresh_token && ask == TokenAsk::kRefresh;
   if (keeps) ForgetRefreshTokens(tokens);
   if (IsComplete(keeps, body, tokens)) return tokens;

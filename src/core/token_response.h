@@ -63,10 +63,11 @@ constexpr Micros kMaxLifetime = 3650 * kDay;
 enum class TokenAsk { kRefresh, kCode };
 
 // Any status of 2xx is a success, unless success_statuses says otherwise. sent are the secrets of the request,
-// scrubbed from whatever is reported. now is for an HTTP-date in Retry-After, and for expiries that are times.
+// scrubbed from whatever is reported. label is that of the credential: if secondary_tokens says where those of
+// that label are, and they are there, they are its own. now is for an HTTP-date in Retry-After, and for expiries that are times.
 std::variant<TokenSet, FailedAnswer> ReadTokenResponse(const Provider& provider, const HttpResponse& response,
                                                        const std::vector<std::string_view>& sent, Micros now,
-                                                       TokenAsk ask = TokenAsk::kRefresh);
+                                                       TokenAsk ask = TokenAsk::kRefresh, std::string_view label = {});
 
 // A token_response that an application hands to store_credential: the JSON object
 // a token endpoint gave it, optionally with expires_at (ISO 8601 text with zone, or epoch

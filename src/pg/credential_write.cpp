@@ -13,7 +13,8 @@ namespace token_refresh {
 namespace {
 
 constexpr const char* kFind =
-    "SELECT id FROM token_refresh.credential"
+    "SELECT id, $17 OPERATOR(pg_catalog.<) issued_at OR ($17 IS NOT NULL AND status OPERATOR(pg_catalog.=) 'disconnected')"
+    " FROM token_refresh.credential"
     " WHERE provider OPERATOR(pg_catalog.=) $1 AND subject OPERATOR(pg_catalog.=) $2"
     " AND label OPERATOR(pg_catalog.=) $3 FOR UPDATE";
 // A refresh token that is known to be dead is not kept beside new tokens; nor is that of another client, or anything of
@@ -57,6 +58,7 @@ enum Parameter {
   kClientSecretParam,
   kNewGrantParam,
   kActorParam,
+  kAskedParam,
   kParameters
 };
 
@@ -69,10 +71,10 @@ struct Row {
 uint64 Execute(StatementKind kind, const Row& row) {
   static SPIPlanPtr plans[kStatements];
   static const char* const sql[kStatements] = {kFind, kUpdate, kInsert, kAudit};
-  static const int counts[kStatements] = {3, kActorParam, kActorParam, kParameters};
+  static const int counts[kStatements] = {kParameters, kActorParam, kActorParam, kAskedParam};
   Oid types[kParameters] = {TEXTOID, TEXTOID,        TEXTOID,        INT8OID,        BYTEAOID, BYTEAOID, TEXTOID,
                             TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,  TEXTOID,  BYTEAOID,
-                            BOOLOID, TEXTOID};
+                            BOOLOID, TEXTOID,        TIMESTAMPTZOID};
   if (plans[kind] == nullptr) {
     SPIPlanPtr plan = SPI_prepare(sql[kind], counts[kind], types);
     if (plan == nullptr) elog(ERROR, "token_refresh: SPI_prepare failed for credential");
@@ -108,11 +110,14 @@ void FillTokens(int64_t id, SealForRow seal, void* source, Row* row) {
   Set(row, kRefreshExpiresParam, sealed.refresh_expires, TimestampTzGetDatum(sealed.refresh_expires_at));
 }
 
+// 0: what is there is newer.
 int64_t Write(SealForRow seal, void* source, Row* row) {
   for (int attempt = 0; attempt < 3; attempt++) {
     if (Execute(kFindStatement, *row) > 0) {
       bool is_null;
       int64_t id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
+      const bool newer = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null));
+      if (newer && !is_null) return 0;
       FillTokens(id, seal, source, row);
       if (Execute(kUpdateStatement, *row) > 0) return id;
       continue;
@@ -194,20 +199,22 @@ void WriteSecondary(const CredentialName& name, Grant grant, const GivenTokens& 
     GivenTokens own = {&secondary.tokens, given.given_at, given.client};
     const Datum label = PointerGetDatum(
         cstring_to_text_with_len(secondary.label.data(), static_cast<int>(secondary.label.size())));
-    WriteCredential({name.provider, name.subject, label}, grant, SealGivenTokens, &own, actor);
+    WriteCredential({name.provider, name.subject, label}, grant, SealGivenTokens, &own, actor, given.asked_at);
   }
 }
 
-int64_t WriteCredential(const CredentialName& name, Grant grant, SealForRow seal, void* source, const char* actor) {
+int64_t WriteCredential(const CredentialName& name, Grant grant, SealForRow seal, void* source, const char* actor,
+                        Micros asked_at) {
   Row row = {};
-  memset(row.nulls, ' ', kParameters);
-  row.values[kProviderParam] = name.provider;
-  row.values[kSubjectParam] = name.subject;
-  row.values[kLabelParam] = name.label;
+  memset(row.nulls, 'n', kParameters);
+  Set(&row, kProviderParam, true, name.provider);
+  Set(&row, kSubjectParam, true, name.subject);
+  Set(&row, kLabelParam, true, name.label);
   Set(&row, kNewGrantParam, true, BoolGetDatum(grant == Grant::kNew));
   Set(&row, kActorParam, actor != nullptr, actor != nullptr ? CStringGetTextDatum(actor) : 0);
+  Set(&row, kAskedParam, asked_at != 0, TimestampTzGetDatum(ToTimestamp(asked_at)));
   const int64_t id = Write(seal, source, &row);
-  Audit(row);
+  if (id != 0) Audit(row);
   return id;
 }
 

@@ -47,6 +47,7 @@ struct GivenTokens {
   const TokenSet* tokens;
   Micros given_at;
   OwnClient client = {};
+  Micros asked_at = 0;  // 0: they replace whatever is there. Else not what has been stored since, or is disconnected
 };
 void SealGivenTokens(void* source, const char* row_key, CredentialColumns* sealed);
 
@@ -55,7 +56,9 @@ enum class Grant { kNew, kSame };
 
 // Updates the row that is there, or inserts one; returns its id. Raises insufficient_privilege when row-level
 // security hides one from whoever writes. Audits credential_stored as actor, null: the session's user.
-int64_t WriteCredential(const CredentialName& name, Grant grant, SealForRow seal, void* source, const char* actor);
+// asked_at: see GivenTokens; 0 when the row is newer, and stays.
+int64_t WriteCredential(const CredentialName& name, Grant grant, SealForRow seal, void* source, const char* actor,
+                        Micros asked_at = 0);
 // Those that came in the same answer, each under its own label.
 void WriteSecondary(const CredentialName& name, Grant grant, const GivenTokens& given, const char* actor);
 

@@ -136,7 +136,8 @@ void WriteAllSecondary(const SaveWork& work, const Picked& rows) {
     const Outcome& outcome = work.outcomes[rows.index[i]];
     const CredentialName name = {TextDatum(work.provider_names[rows.index[i]]), TextDatum(outcome.claim.subject), 0};
     const OwnClient client = {outcome.claim.client_id, outcome.claim.client_secret.view()};
-    WriteSecondary(name, Grant::kSame, {&*outcome.tokens, outcome.answered_at, client}, "refresher");
+    const Micros asked_at = outcome.answered_at - outcome.duration;
+    WriteSecondary(name, Grant::kSame, {&*outcome.tokens, outcome.answered_at, client, asked_at}, "refresher");
   }
 }
 

@@ -152,7 +152,8 @@ void PgStore::GiveUpOnRow(Saving* saving, size_t i, const PostgresError& error) 
   if (outcome.HasNewTokens()) return Park(saving, {i}, reason);
   // A lock goes away by itself. A row that rejects its new status must not keep a dead grant in use.
   PostgresError again;
-  if (error.sqlstate != ERRCODE_LOCK_NOT_AVAILABLE) (void)SaveOnce(saving, {i}, &again, true);
+  // What was learned of a row that is locked is in the schedule at least.
+  if (outcome.introspected || error.sqlstate != ERRCODE_LOCK_NOT_AVAILABLE) (void)SaveOnce(saving, {i}, &again, true);
 }
 
 void PgStore::SaveOneByOne(Saving* saving, const std::vector<size_t>& which) {

@@ -18,17 +18,18 @@ using testing::IsEmpty;
 
 constexpr Micros kNow = 1'700'000'000 * kSecond;
 
-std::variant<TokenSet, FailedAnswer> Read(std::string_view options, std::string_view body, int status = 200) {
+std::variant<TokenSet, FailedAnswer> Read(std::string_view options, std::string_view body, int status = 200,
+                                          std::string_view label = {}) {
   Provider provider;
   provider.options = ParsedOptions(options);
   HttpResponse response;
   response.status = status;
   response.body = Secret(body);
-  return ReadTokenResponse(provider, response, {"fake-sent"}, kNow);
+  return ReadTokenResponse(provider, response, {"fake-sent"}, kNow, TokenAsk::kRefresh, label);
 }
 
-TokenSet Tokens(std::string_view options, std::string_view body, int status = 200) {
-  auto answer = Read(options, body, status);
+TokenSet Tokens(std::string_view options, std::string_view body, int status = 200, std::string_view label = {}) {
+  auto answer = Read(options, body, status, label);
   if (const auto* failed = std::get_if<FailedAnswer>(&answer)) {
     ADD_FAILURE() << failed->failure.message;
     return {};
@@ -228,6 +229,20 @@ TEST(CapturedFieldsTest, NewOnesReplaceTheOld) {
   EXPECT_EQ(MergeCaptured(R"({"a":"1"})", ""), R"({"a":"1"})");
   EXPECT_EQ(MergeCaptured("broken", ""), "broken");
   EXPECT_EQ(MergeCaptured("broken", R"({"a":"1"})"), R"({"a":"1"})");
+}
+
+TEST(SecondaryTokensTest, ACredentialOfThatLabelFindsItsOwnInTheirPlace) {
+  constexpr char kOptions[] = R"({"secondary_tokens": [{"label": "user", "pointer": "/authed_user"}]})";
+  const auto read = [&](std::string_view body, std::string_view label) { return Tokens(kOptions, body, 200, label); };
+  const TokenSet own = read(R"({"ok": true, "authed_user": {"access_token": "u", "refresh_token": "r"}})", "user");
+  EXPECT_EQ(own.access_token.view(), "u");
+  EXPECT_EQ(own.refresh_token.view(), "r");
+  EXPECT_THAT(own.secondary, IsEmpty());
+  const TokenSet both = read(R"({"access_token": "b", "authed_user": {"access_token": "u"}})", "user");
+  EXPECT_EQ(both.access_token.view(), "u");
+  EXPECT_THAT(both.secondary, IsEmpty());
+  EXPECT_EQ(read(R"({"access_token": "u2", "authed_user": {"id": "U1"}})", "user").access_token.view(), "u2");
+  EXPECT_EQ(read(R"({"access_token": "b", "authed_user": {"access_token": "u"}})", "other").secondary.size(), 1u);
 }
 
 TEST(SecondaryTokensTest, EachIsReadForItself) {

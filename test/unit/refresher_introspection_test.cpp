@@ -153,14 +153,19 @@ TEST_F(IntrospectionEngineTest, ALostAnswerLosesNothing) {
   EXPECT_TRUE(Introspecting());
 }
 
-TEST_F(IntrospectionEngineTest, ALimitHoldsForAll) {
+TEST_F(IntrospectionEngineTest, ALimitHoldsForAllThatAskAndForNoRefresh) {
   AddUnknown(1);
   Turn();
   AnswerIntrospection(429, "");
-  AddRow(2);
+  AddUnknown(2);
+  AddRow(3);
   engine->ScheduleChanged();
   Run(30 * kSecond);
-  EXPECT_TRUE(transport.pending.empty());
+  ASSERT_EQ(transport.pending.size(), 1);
+  EXPECT_TRUE(InFlight(3));
+  Answer(3, Success(3));
+  EXPECT_EQ(Row(2).failure, FailureClass::kRateLimited);
+  EXPECT_EQ(Row(2).attempts, 0);
   Run(40 * kSecond);
   EXPECT_EQ(transport.pending.size(), 2);
 }
