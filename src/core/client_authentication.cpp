@@ -78,8 +78,10 @@ Status AddClientAuthentication(const Provider& provider, const ClientProof& proo
 
 bool HasTwoSecrets(const Provider& provider) {
   const Secret& previous = provider.previous_client_secret;
+  const RequestDialect& request = provider.options.request;
   return !previous.empty() && !previous.Equals(provider.client_secret.view()) &&
-         (ProvesWithSecret(provider.options.auth_method) || provider.options.request.signature.has_value());
+         (ProvesWithSecret(provider.options.auth_method) || request.signature.has_value() ||
+          request.grant_type == kJwtBearerGrant);
 }
 
 bool ProvesWithSecret(ClientAuthMethod method) {

@@ -5,6 +5,7 @@
 #include <map>
 #include <string>
 
+#include "core/client_authentication.h"
 #include "core/client_secret_parts.h"
 #include "core/secret_json.h"
 #include "core/token_request.h"
@@ -291,6 +292,18 @@ TEST(JwtBearerTest, ASecretStandsInFrontOfTheKey) {
   EXPECT_THAT(Body(request), Not(HasSubstr("BEGIN")));
   EXPECT_EQ(CheckClientSecret(provider.options, PrivatePem(EcPkey())).error().message,
             "client_secret holds a private key, but no secret in front of it");
+}
+
+TEST(JwtBearerTest, ThereMayBeTwoKeysInAnOverlap) {
+  Provider provider;
+  provider.client_secret = Secret("new");
+  provider.previous_client_secret = Secret("old");
+  provider.options.auth_method = ClientAuthMethod::kNone;
+  EXPECT_FALSE(HasTwoSecrets(provider));
+  provider.options.request.grant_type = kJwtBearerGrant;
+  EXPECT_TRUE(HasTwoSecrets(provider));
+  provider.previous_client_secret = Secret("new");
+  EXPECT_FALSE(HasTwoSecrets(provider));
 }
 
 TEST(JwtBearerTest, AMissingSubjectIsNamed) {
