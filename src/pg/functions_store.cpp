@@ -4,6 +4,7 @@
 #include "core/token_response.h"
 #include "pg/arguments.h"
 #include "pg/boundary.h"
+#include "pg/bytes.h"
 #include "pg/credential_write.h"
 #include "pg/provider_cache.h"
 
@@ -113,7 +114,7 @@ std::string_view OptionalText(FunctionCallInfo fcinfo, int argument, const char*
   if (PG_ARGISNULL(argument)) return {};
   const text* value = PG_GETARG_TEXT_PP(argument);
   CheckLength(value, name, 1, most);
-  return {VARDATA_ANY(value), VARSIZE_ANY_EXHDR(value)};
+  return View(value);
 }
 
 OwnClient ClientArguments(FunctionCallInfo fcinfo) {

@@ -151,6 +151,7 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
     Execute(&next_revocation, nullptr, false);
     next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none));
   });
+  if (error) LogFailure("looking for revocations", *error);
   const Micros next_at = none ? INT64_MAX : FromTimestamp(next);
   look_at_ = error ? now + kTroublePause : next_at <= now ? now + kPauseWhenHeld : next_at;
   for (uint64 i = 0; !error && i < count; i++) {

@@ -19,7 +19,6 @@ A request that is not as expected, or one too many, is answered 400 with a JSON 
 """
 
 import argparse
-import http.server
 import json
 import os
 import ssl
@@ -27,7 +26,7 @@ import threading
 import urllib.parse
 
 from dialect_check import differences, filled, filled_body
-from loopback import LoopbackServer, listen, port_of, serve, serve_until_stdin_closes, speak_tls
+from loopback import LoopbackHandler, LoopbackServer, listen, port_of, serve, serve_until_stdin_closes, speak_tls
 
 HOP_HEADERS = {"content-length", "transfer-encoding"}
 
@@ -55,19 +54,8 @@ class Case:
         return answer.get("status", 200), headers, filled_body(answer.get("body", ""), values)
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class Handler(LoopbackHandler):
     wbufsize = 65536
-
-    def log_message(self, format, *args):
-        pass
-
-    def do_GET(self):
-        self.dispatch()
-
-    def do_POST(self):
-        self.dispatch()
 
     def dispatch(self):
         url = urllib.parse.urlsplit(self.path)

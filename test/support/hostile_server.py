@@ -14,14 +14,13 @@ POST /test/mend     from now on all answers are good
 
 import argparse
 import gzip
-import http.server
 import json
 import os
 import threading
 import time
 import urllib.parse
 
-from loopback import LoopbackServer, listen, port_of, serve, serve_until_stdin_closes, speak_tls
+from loopback import LoopbackHandler, LoopbackServer, listen, port_of, serve, serve_until_stdin_closes, speak_tls
 
 MEGABYTE = 1000 * 1000
 BODY = 10 * 1024 * MEGABYTE
@@ -29,19 +28,7 @@ PIECE = b"x" * 65536
 BOMB = gzip.compress(b"\0" * 300 * MEGABYTE, 6)  # 300 kB
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    def log_message(self, format, *args):
-        pass
-
-    def do_GET(self):
-        self.dispatch()
-
-    def do_POST(self):
-        self.dispatch()
-
+class Handler(LoopbackHandler):
     def dispatch(self):
         state, kind = self.server.state, self.server.kind
         form = dict(urllib.parse.parse_qsl(self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()))

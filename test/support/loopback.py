@@ -18,6 +18,22 @@ class LoopbackServer(http.server.ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class LoopbackHandler(http.server.BaseHTTPRequestHandler):
+    """Keeps connections alive, and its peace; all requests go to dispatch()."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format, *args):
+        pass
+
+    def do_GET(self):
+        self.dispatch()
+
+    def do_POST(self):
+        self.dispatch()
+
+
 def listen(make_server):
     """make_server(address), with a port below the ephemeral range, where no outgoing connection takes it."""
     while True:

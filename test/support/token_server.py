@@ -20,7 +20,6 @@ GET  /REALM/introspect?token=T  whether an access token is valid
 
 import argparse
 import base64
-import http.server
 import json
 import os
 import resource
@@ -30,7 +29,7 @@ import threading
 import time
 import urllib.parse
 
-from loopback import LoopbackServer, listen, serve_until_stdin_closes, speak_tls
+from loopback import LoopbackHandler, LoopbackServer, listen, serve_until_stdin_closes, speak_tls
 from token_realm import BadRequest, Realm, error_answer
 
 
@@ -78,19 +77,8 @@ def reworded(fault, answer):
     return fault["status"] or status, {**headers, **fault["headers"]}, text
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
+class Handler(LoopbackHandler):
     wbufsize = 65536
-
-    def log_message(self, format, *args):
-        pass
-
-    def do_GET(self):
-        self.dispatch()
-
-    def do_POST(self):
-        self.dispatch()
 
     def dispatch(self):
         url = urllib.parse.urlsplit(self.path)
