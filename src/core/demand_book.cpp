@@ -24,6 +24,14 @@ std::vector<ClaimRequest> DemandBook::TakeQueued(size_t limit) {
   return requests;
 }
 
+void DemandBook::PutBack(const std::vector<ClaimRequest>& requests) {
+  for (auto request = requests.rbegin(); request != requests.rend(); ++request) {
+    awaited_.erase(request->schedule_id);
+    order_.push_front(request->schedule_id);
+    seen_generation_.emplace(request->schedule_id, request->seen_generation);
+  }
+}
+
 void DemandBook::Finish(int64_t schedule_id, DemandResult result) {
   if (awaited_.erase(schedule_id) > 0) FinishAtOnce(schedule_id, result);
 }

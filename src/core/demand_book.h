@@ -25,6 +25,8 @@ class DemandBook {
 
   // The longest waiting first; from here on they are awaited.
   std::vector<ClaimRequest> TakeQueued(size_t limit);
+  // Those that were taken and could not be claimed in this turn: they are the next ones.
+  void PutBack(const std::vector<ClaimRequest>& requests);
 
   void FinishAtOnce(int64_t schedule_id, DemandResult result) { finished_.push_back({schedule_id, result}); }
   // Nothing happens when nobody waits.

@@ -92,6 +92,7 @@ void Refresher::Impl::ServeDemands() {
 
   Result<ClaimBatch> batch = store.ClaimRows(now, requests);
   if (batch.ok()) {
+    if (batch->providers_changed) return demands.PutBack(requests);
     for (Claim& claim : batch->claims) Dispatch(std::move(claim));
     for (const RefusedClaim& refused : batch->refused) demands.Finish(refused.schedule_id, ResultOf(refused.refusal));
   } else {
@@ -211,12 +212,13 @@ void Refresher::Impl::ClaimListed(const std::vector<ListedRow>& listed) {
   requests.reserve(listed.size());
   for (const auto& [lane, id] : listed) requests.push_back({id});
   Result<ClaimBatch> batch = store.ClaimRows(now, requests);
-  if (!batch.ok()) {
+  if (!batch.ok() || batch->providers_changed) {
     for (auto row = listed.rbegin(); row != listed.rend(); ++row) {
       rows.Set(row->second, RowStage::kReady);
       row->first->ready.push_front(row->second);
     }
-    return StoreFailed();
+    if (!batch.ok()) StoreFailed();
+    return;
   }
   for (Claim& claim : batch->claims) Dispatch(std::move(claim));
   RefuseListed(listed, batch->refused);

@@ -92,6 +92,9 @@ struct RefusedClaim {
 };
 
 struct ClaimBatch {
+  // Since they were loaded; then nothing was claimed or refused. They are to be loaded first: what was committed after
+  // a change is never served by the provider as it was before.
+  bool providers_changed = false;
   std::vector<Claim> claims;
   std::vector<RefusedClaim> refused;
 };

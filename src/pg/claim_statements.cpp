@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "pg/provider_cache.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 
@@ -284,11 +285,12 @@ void NoteUnreadable(const int64_t* schedule_ids, const int64_t* generations, con
   Execute(&mark_unreadable, values, false);
 }
 
-int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, const ClaimRules& rules,
-                          MemoryContext context, PlainClaim* rows) {
+std::optional<int64_t> ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, const ClaimRules& rules,
+                                         MemoryContext context, PlainClaim* rows) {
   LockDemanded(requests, rows);
   ReadSchedules(requests, context, rows);
   LoadAllTokenRows(now, requests, rules, context, rows);
+  if (ProvidersChangedSince(rules.providers_version)) return std::nullopt;
   return WriteJournal(now, requests, rows);
 }
 

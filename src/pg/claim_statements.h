@@ -30,13 +30,14 @@ std::optional<Refusal> JudgeClaim(Micros now, const ClaimRequest& request, const
 struct ClaimRules {
   std::span<const int32_t> full;          // token tables of which nothing is claimed
   std::span<const int32_t> introspected;  // providers that are asked when a token expires, if it is not known
+  uint64_t providers_version;             // of the providers that will serve the claims (provider_cache.h)
 };
 
 // Fills rows, which are zeroed, as long as requests and live in context; notes those that are claimed as in
 // flight, and puts out of the way what never can be refreshed, or not as it is. Returns the id of the note;
-// 0: nothing was claimed.
-int64_t ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, const ClaimRules& rules,
-                          MemoryContext context, PlainClaim* rows);
+// 0: nothing was claimed. Nothing: the providers have changed, and nothing was done.
+std::optional<int64_t> ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, const ClaimRules& rules,
+                                         MemoryContext context, PlainClaim* rows);
 
 // Notes that these are about to be asked for.
 int64_t InsertNote(const int64_t* schedule_ids, int count);

@@ -131,6 +131,11 @@ uint64_t ProviderCacheVersion() {
   return version;
 }
 
+bool ProvidersChangedSince(uint64_t version) {
+  AcceptInvalidationMessages();
+  return ProviderCacheVersion() != version;
+}
+
 }  // namespace token_refresh
 
 extern "C" Datum token_refresh_provider_changed(PG_FUNCTION_ARGS) {

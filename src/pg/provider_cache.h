@@ -34,4 +34,8 @@ void ForgetProviders();
 // Moves on with every change that may concern providers; for the refresher.
 uint64_t ProviderCacheVersion();
 
+// Whether it has moved on, as far as what this transaction has read may depend on it: whatever was committed, in
+// its turn, before what has been read. May raise.
+bool ProvidersChangedSince(uint64_t version);
+
 }  // namespace token_refresh

@@ -42,6 +42,7 @@ Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t jour
 struct PgStore::ClaimScratch {
   PlainClaim* rows = nullptr;
   int64_t journal_id = 0;
+  bool providers_changed = false;
 };
 
 Status PgStore::ReadClaims(Micros now, std::span<const ClaimRequest> requests, ClaimScratch* scratch) {
@@ -50,7 +51,10 @@ Status PgStore::ReadClaims(Micros now, std::span<const ClaimRequest> requests, C
   auto error = RunPostgres(kActivityClaim, [&] {
     scratch->rows =
         static_cast<PlainClaim*>(MemoryContextAllocZero(scratch_context_, sizeof(PlainClaim) * requests.size()));
-    scratch->journal_id = ReadAndNoteClaims(now, requests, {full, introspected}, scratch_context_, scratch->rows);
+    const std::optional<int64_t> noted =
+        ReadAndNoteClaims(now, requests, {full, introspected, providers_at_version_}, scratch_context_, scratch->rows);
+    scratch->providers_changed = !noted;
+    scratch->journal_id = noted.value_or(0);
   });
   if (error) return Complain("claiming due credentials", *error);
   return Ok();
@@ -173,7 +177,8 @@ Result<ClaimBatch> PgStore::ClaimRows(Micros now, std::span<const ClaimRequest> 
   Status read = ReadClaims(now, requests, &scratch);
   if (!read.ok()) return read.error();
   ClaimBatch batch;
-  for (size_t i = 0; i < requests.size(); i++) {
+  batch.providers_changed = scratch.providers_changed;
+  for (size_t i = 0; i < requests.size() && !batch.providers_changed; i++) {
     const PlainClaim& row = scratch.rows[i];
     if (row.claimed) continue;
     std::optional<Refusal> refusal = JudgeClaim(now, requests[i], row);

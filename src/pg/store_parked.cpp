@@ -245,7 +245,7 @@ void PgStore::ClaimParked(std::vector<Claim> claims, ClaimBatch* batch) {
 // Results that their table has taken at last, and that are not what the caller waits for: ordinary rows now.
 void PgStore::ClaimHealed(Micros now, const std::vector<ClaimRequest>& requests, ClaimBatch* batch) {
   Result<ClaimBatch> more = ClaimRows(now, requests);
-  if (!more.ok()) return;
+  if (!more.ok() || more->providers_changed) return;
   for (const ClaimRequest& request : requests)
     std::erase_if(batch->refused, [&](const RefusedClaim& refused) { return refused.schedule_id == request.schedule_id; });
   std::move(more->claims.begin(), more->claims.end(), std::back_inserter(batch->claims));

@@ -96,6 +96,34 @@ subtest 'in an open transaction' => sub {
     $session->quit;
 };
 
+# The refresher has begun a turn, and comes no further than the schedule, when both are committed.
+subtest 'changed, then a credential stored, while the refresher is about to claim' => sub {
+    my ($old, $new) = map { $server->token_endpoint($_) } qw(moved-from moved-to);
+    create_provider($node, 'moving', token_endpoint => $old);
+    my ($grant) = $server->expired_grants('moved-to', subjects => ['moved']);
+    my $store = sprintf('token_refresh.store_credential(%s, %s, %s)', map { literal($_) } 'moving', 'moved',
+        json({ map { $_ => $grant->{$_} } qw(access_token refresh_token expires_at) }));
+    my $session = background_session($node);
+    $session->query('BEGIN; LOCK TABLE token_refresh.schedule');
+    $node->safe_psql('postgres', 'SELECT token_refresh.resume()');
+    $session->query(<<"SQL");
+DO \$\$
+BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'token_refresh refresher' AND wait_event_type = 'Lock') LOOP
+        PERFORM pg_stat_clear_snapshot();
+    END LOOP;
+    PERFORM token_refresh.alter_provider('moving', '{"token_endpoint": "$new"}');
+    PERFORM $store;
+END
+\$\$;
+COMMIT
+SQL
+    $session->quit;
+    poll_until($node, q{SELECT refresh_count = 1 FROM token_refresh.token_status WHERE provider = 'moving'}, 'it is refreshed');
+    is($server->stats('moved-from')->{requests}, 0, 'and was presented to nobody but whom it is for');
+    $node->safe_psql('postgres', q{DELETE FROM token_refresh.credential WHERE provider = 'moving'; SELECT token_refresh.drop_provider('moving')});
+};
+
 subtest 'an attached table' => sub {
     $node->safe_psql('postgres', q{CREATE TABLE app (id integer PRIMARY KEY, provider text, access_token text, refresh_token text, expires_at timestamptz)});
     $node->safe_psql('postgres', q{SELECT token_refresh.attach_table('app', '{"provider_column": "provider", "access_token_column": "access_token", "refresh_token_column": "refresh_token", "expires_at_column": "expires_at", "cipher": "plain"}')});

@@ -134,6 +134,7 @@ class FakeStore : public Store {
   Result<std::vector<std::shared_ptr<const Provider>>> LoadProviders() override {
     loads++;
     if (TakeFault(fail_loads)) return Error{ErrorCode::kUnavailable, "faked", ""};
+    loaded_version_ = providers_version;
     return providers;
   }
 
@@ -148,7 +149,10 @@ class FakeStore : public Store {
   Result<ClaimBatch> ClaimRows(Micros now, std::span<const ClaimRequest> requests) override {
     claim_calls++;
     if (TakeFault(fail_claims)) return Error{ErrorCode::kUnavailable, "faked", ""};
+    if (const auto meanwhile = std::exchange(before_claim, nullptr)) meanwhile();
     ClaimBatch batch;
+    batch.providers_changed = loaded_version_ != providers_version;
+    if (batch.providers_changed) return batch;
     const int64_t journal_id = next_journal_id_++;
     for (const ClaimRequest& request : requests) {
       if (const std::optional<Refusal> refusal = Judge(now, request)) {
@@ -201,6 +205,7 @@ class FakeStore : public Store {
   std::map<int64_t, Row> rows;
   std::map<int64_t, int64_t> journal;  // claimed rows
   std::function<void(const Outcome&, SaveVerdict)> on_saved;
+  std::function<void()> before_claim;  // called once, by the next ClaimRows
 
   int fail_loads = 0, fail_lists = 0, fail_claims = 0, fail_saves = 0;  // so many calls fail
   int loads = 0, lists = 0, claim_calls = 0, saves = 0;
@@ -344,6 +349,7 @@ class FakeStore : public Store {
     row.writes++;
   }
 
+  uint64_t loaded_version_ = 0;
   int64_t next_journal_id_ = 1;
 };
 

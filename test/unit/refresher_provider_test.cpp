@@ -74,6 +74,32 @@ TEST_F(RefresherProviderTest, AWrongClientIsProbedToo) {
   EXPECT_EQ(transport.pending.size(), 5u);
 }
 
+TEST_F(RefresherProviderTest, WhatIsCommittedAfterAChangeIsNotServedByTheFormerProvider) {
+  AddRows(1, 3);
+  engine->RequestNow(2, 1);
+  const auto change = [this] {
+    ProviderOptions options;
+    options.scope = "changed";
+    SetProvider(1, options);
+  };
+  for (int changes = 0; changes < 2; changes++) {
+    store.before_claim = change;
+    Turn();
+    EXPECT_TRUE(transport.pending.empty());
+    EXPECT_TRUE(store.journal.empty());
+    EXPECT_EQ(engine->NextTurnAt(), clock.Now());
+    EXPECT_TRUE(engine->TakeFinished().empty());
+  }
+  Turn();
+  ASSERT_EQ(transport.pending.size(), 3u);
+  EXPECT_EQ(FormField(transport.pending[0].request, "refresh_token"), FirstToken(2)) << "who waits comes first";
+  for (const auto& pending : transport.pending) EXPECT_EQ(FormField(pending.request, "scope"), "changed");
+  AnswerAll(1, 3, [] { return Success(9); });
+  const std::vector<FinishedDemand> finished = engine->TakeFinished();
+  ASSERT_EQ(finished.size(), 1u);
+  EXPECT_EQ(finished[0].result, DemandResult::kRefreshed);
+}
+
 TEST_F(RefresherProviderTest, HonoursTheProvidersOwnLimit) {
   ProviderOptions options;
   options.max_in_flight = 2;
