@@ -1,12 +1,9 @@
 #include "pg/read_token.h"
 
 #include "core/refresh_policy.h"
-#include "core/sealed_box.h"
-#include "pg/boundary.h"
-#include "pg/keys.h"
 #include "pg/provider_cache.h"
-#include "pg/read_attached.h"
 #include "pg/settings.h"
+#include "pg/token_look.h"
 
 namespace token_refresh {
 
@@ -16,57 +13,7 @@ namespace {
 // for a validity of its own.
 constexpr int64_t kPatienceWhileAliveMs = 1000;
 
-constexpr const char* kGone = "disconnected";
 constexpr const char* kNotScheduled = "not scheduled yet; the refresher finds it with its next sweep";
-
-// One look at the credential and what belongs to it.
-struct Look {
-  CredentialRow row;
-  int32_t token_table;
-  const char* row_key;
-  char id_text[24];
-  const char* provider;  // may be null in an attached table
-  const char* subject;   // of an attached row
-  bool issued;           // row.issued_at is known
-  // What the envelope of row.access_token is bound to; null: the token is as the attached table stores it.
-  const char* sealed_for;
-  const char* sealed_for_row;
-};
-
-Snapshot FreshSnapshot() { return RegisterSnapshot(GetLatestSnapshot()); }
-
-bool LookUpCredential(const TokenRequestArgs& args, Snapshot snapshot, Look* look) {
-  if (!FetchCredential(args.provider, args.subject, args.label, snapshot, &look->row)) return false;
-  pg_lltoa(look->row.id, look->id_text);
-  look->token_table = kBuiltInTokenTable;
-  look->row_key = look->id_text;
-  look->issued = true;
-  look->sealed_for = kCredentialPlace;
-  look->sealed_for_row = look->row_key;
-  return true;
-}
-
-bool LookUpAttached(const TokenRequestArgs& args, Snapshot snapshot, Look* look) {
-  AttachedRow attached;
-  if (!FetchAttached(args.table, args.row_key, snapshot, &attached)) return false;
-  look->row = attached.row;
-  look->token_table = args.table->id;
-  look->row_key = attached.row_key;
-  look->provider = attached.provider;
-  look->subject = attached.subject;
-  look->issued = attached.issued;
-  look->sealed_for = nullptr;
-  return true;
-}
-
-bool LookUp(const TokenRequestArgs& args, bool fresh, Look* look) {
-  // A transaction snapshot may be older than the last refresh; a statement's is as new as it gets.
-  bool latest = fresh || IsolationUsesXactSnapshot();
-  Snapshot snapshot = latest ? FreshSnapshot() : GetActiveSnapshot();
-  bool found = args.table != nullptr ? LookUpAttached(args, snapshot, look) : LookUpCredential(args, snapshot, look);
-  if (latest) UnregisterSnapshot(snapshot);
-  return found;
-}
 
 void RequireProvider(const TokenRequestArgs& args) {
   if (args.table != nullptr) return;
@@ -75,29 +22,6 @@ void RequireProvider(const TokenRequestArgs& args) {
     ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown provider \"%s\"", name),
                     errhint("Create it with token_refresh.create_provider().")));
 }
-
-text* OpenToken(const TokenRequestArgs& args, const Look& look) {
-  bytea* sealed = look.row.access_token;
-  if (sealed == nullptr) return nullptr;
-  if (look.sealed_for == nullptr) return OpenAttached(*args.table, look.row_key, look.subject, sealed);
-  std::string_view envelope(VARDATA_ANY(sealed), VARSIZE_ANY_EXHDR(sealed));
-  // Allocated before C++ is entered: the plaintext is not longer than its envelope.
-  text* opened = static_cast<text*>(palloc(VARHDRSZ + envelope.size()));
-  size_t size = 0;
-  RunCpp([&]() -> Status {
-    Result<const KeyRing*> ring = LoadKeyRing();
-    if (!ring.ok()) return ring.error();
-    Result<size_t> length = OpenedSize(envelope);
-    if (!length.ok()) return length.error();
-    size = *length;
-    SealedPlace place{look.sealed_for, look.sealed_for_row, "access_token"};
-    return OpenInto(**ring, place, envelope, VARDATA(opened));
-  });
-  SET_VARSIZE(opened, VARHDRSZ + size);
-  return opened;
-}
-
-bool Alive(bool expires, TimestampTz expires_at) { return !expires || expires_at > GetCurrentTimestamp(); }
 
 // Good enough for this caller: valid for as long as it wants, or so fresh that another refresh would
 // not give more.
@@ -120,37 +44,6 @@ bool GoodEnough(const TokenRequestArgs& args, const Look& look) {
   Micros margin = RefreshMargin(timing, default_margin, look.issued ? FromTimestamp(row.issued_at) : unknown_since,
                                 expires_at);
   return remaining >= margin;
-}
-
-// A refreshed token that its table has not accepted yet is as good as any: it takes the place of the one in the row.
-void PreferParked(Look* look) {
-  ParkedRow parked;
-  CredentialRow* row = &look->row;
-  ScheduleRow schedule;
-  Snapshot snapshot = FreshSnapshot();
-  bool found = FetchSchedule(look->token_table, look->row_key, snapshot, &schedule) &&
-               FetchParked(schedule.id, snapshot, &parked);
-  UnregisterSnapshot(snapshot);
-  if (!found || parked.access_token == nullptr) return;
-  if (look->issued && parked.issued_at <= row->issued_at) return;
-  if (!Alive(parked.expires, parked.expires_at) && Alive(row->expires, row->expires_at)) return;
-  look->sealed_for = kParkedPlace;
-  look->sealed_for_row = psprintf(INT64_FORMAT, schedule.id);
-  row->access_token = parked.access_token;
-  row->token_type = parked.token_type;
-  if (parked.scope != nullptr) row->scope = parked.scope;
-  row->issued_at = parked.issued_at;
-  look->issued = true;
-  row->expires = parked.expires;
-  row->expires_at = parked.expires_at;
-  if (strcmp(row->status, kGone) != 0) row->status = pstrdup("connected");
-}
-
-// What is committed now, in the row or beside it.
-bool LookAgain(const TokenRequestArgs& args, Look* look) {
-  if (!LookUp(args, true, look)) return false;
-  PreferParked(look);
-  return true;
 }
 
 void AnswerFrom(const TokenRequestArgs& args, const Look& look, TokenAnswer* answer) {
@@ -177,13 +70,6 @@ void AnswerWithoutRefresh(const TokenRequestArgs& args, const Look& look, const 
   }
   answer->status = status != nullptr ? status : alive ? look.row.status : "token_expired";
   answer->message = message;
-}
-
-bool LookUpSchedule(const Look& look, ScheduleRow* schedule) {
-  Snapshot snapshot = FreshSnapshot();
-  bool found = FetchSchedule(look.token_table, look.row_key, snapshot, schedule);
-  UnregisterSnapshot(snapshot);
-  return found;
 }
 
 bool IsDisconnected(const ScheduleRow& schedule) { return strcmp(schedule.status, kGone) == 0; }
