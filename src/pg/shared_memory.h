@@ -1,4 +1,4 @@
-// How the shared memory is laid out and guarded. For shared_memory.cpp, shared_state.cpp,
+// How the shared memory is laid out and guarded. For shared_memory.cpp, shared_state.cpp, refresher_news.cpp,
 // provider_board.cpp and request_slots.cpp only; everybody else goes through shared_state.h.
 #pragma once
 
@@ -44,6 +44,13 @@ auto WithSharedLock(LWLockMode mode, F&& f) {
     return result;
   }
 }
+
+// The caller holds the lock. Null when the database has no entry.
+DatabaseEntry* FindLocked(Oid database);
+
+// Has the refresher look. The latch alone would not do: PostgreSQL resets it when a transaction of the refresher waits
+// for a lock or for a standby. The caller holds the lock exclusively.
+void TellRefresherLocked(DatabaseEntry* entry);
 
 // Takes back the entries of all providers of a database. The caller holds the lock exclusively.
 void ForgetProviderStatesLocked(Oid database);

@@ -10,13 +10,6 @@ namespace {
 
 // The functions that end in Locked expect that the caller holds the lock.
 
-DatabaseEntry* FindLocked(Oid database) {
-  for (DatabaseEntry& entry : shared_state->databases) {
-    if (entry.database == database) return &entry;
-  }
-  return nullptr;
-}
-
 DatabaseEntry* FindOrMakeLocked(Oid database) {
   DatabaseEntry* free = nullptr;
   DatabaseEntry* left_out = nullptr;  // can be forgotten when another needs its place
@@ -41,13 +34,6 @@ DatabaseEntry* FindOrMakeLocked(Oid database) {
 // Whoever has the place of a process that ended is woken for nothing, which is harmless.
 void SetLatchOf(int procno) {
   if (procno >= 0) SetLatch(&ProcGlobal->allProcs[procno].procLatch);
-}
-
-// The latch alone would not do: PostgreSQL resets it when a transaction of the refresher waits for a
-// lock or for a standby.
-void TellRefresherLocked(DatabaseEntry* entry) {
-  entry->news = true;
-  SetLatchOf(entry->refresher_procno);
 }
 
 void AskToLeaveLocked(DatabaseEntry* entry) {
@@ -93,6 +79,18 @@ void LauncherExit(int code, Datum arg) {
 }
 
 }  // namespace
+
+DatabaseEntry* FindLocked(Oid database) {
+  for (DatabaseEntry& entry : shared_state->databases) {
+    if (entry.database == database) return &entry;
+  }
+  return nullptr;
+}
+
+void TellRefresherLocked(DatabaseEntry* entry) {
+  entry->news = true;
+  SetLatchOf(entry->refresher_procno);
+}
 
 // Launcher ------------------------------------------------------------------
 
@@ -193,15 +191,6 @@ void DeregisterRefresher(Oid database, RefresherPhase phase_after) {
   ConditionVariableBroadcast(&shared_state->refresher_left);
 }
 
-bool TakeNews(Oid database) {
-  return WithSharedLock(LW_EXCLUSIVE, [&] {
-    DatabaseEntry* entry = FindLocked(database);
-    const bool news = entry != nullptr && entry->news;
-    if (news) entry->news = false;
-    return news;
-  });
-}
-
 bool RefresherStopRequested(Oid database) {
   return WithSharedLock(LW_SHARED, [&] {
     const DatabaseEntry* entry = FindLocked(database);
@@ -209,62 +198,7 @@ bool RefresherStopRequested(Oid database) {
   });
 }
 
-void AdvertiseNextLook(Oid database, TimestampTz next_look_at) {
-  WithSharedLock(LW_EXCLUSIVE, [&] {
-    DatabaseEntry* entry = FindLocked(database);
-    if (entry != nullptr) entry->next_look_at = next_look_at;
-  });
-}
-
-TimestampTz UseNotedAt(Oid database) {
-  return WithSharedLock(LW_SHARED, [&] {
-    const DatabaseEntry* entry = FindLocked(database);
-    return entry != nullptr ? entry->use_noted_at : 0;
-  });
-}
-
-void ForgetUseNoted(Oid database) {
-  WithSharedLock(LW_EXCLUSIVE, [&] {
-    DatabaseEntry* entry = FindLocked(database);
-    if (entry != nullptr) entry->use_noted_at = 0;
-  });
-}
-
-bool NoteUseOf(Oid database, TimestampTz now) {
-  return WithSharedLock(LW_EXCLUSIVE, [&] {
-    DatabaseEntry* entry = FindLocked(database);
-    if (entry == nullptr || entry->use_noted_at != 0) return entry != nullptr;
-    entry->use_noted_at = now;
-    TellRefresherLocked(entry);
-    return true;
-  });
-}
-
-void AdvertiseCounters(Oid database, const RefresherCounters& counters) {
-  WithSharedLock(LW_EXCLUSIVE, [&] {
-    DatabaseEntry* entry = FindLocked(database);
-    if (entry == nullptr) return;
-    entry->requests = static_cast<int64>(counters.requests);
-    entry->refreshed = static_cast<int64>(counters.refreshed);
-    entry->failed = static_cast<int64>(counters.failed);
-  });
-}
-
 // Anyone --------------------------------------------------------------------
-
-void WakeRefresher(Oid database) { WakeRefresherFor(database, DT_NOBEGIN); }
-
-void WakeRefresherFor(Oid database, TimestampTz due_at) {
-  const bool served = WithSharedLock(LW_EXCLUSIVE, [&] {
-    DatabaseEntry* entry = FindLocked(database);
-    if (entry == nullptr || entry->refresher_pid == 0) return false;
-    if (due_at < entry->next_look_at) TellRefresherLocked(entry);
-    return true;
-  });
-  // Whoever asks for a refresher has the extension, even if the launcher missed how it came
-  // (by COMMIT PREPARED, for instance).
-  if (!served) LookForExtension(database);
-}
 
 void LookForExtension(Oid database) {
   WithSharedLock(LW_EXCLUSIVE, [&] {
