@@ -131,7 +131,7 @@ class PgStore final : public Store {
                    const StoredToken& current) const;
   Result<std::vector<StoredToken>> LoadStored(const Saving& saving, const std::vector<size_t>& which);
 
-  // Upkeep (store_upkeep.cpp).
+  // Sweeps (store_sweep.cpp).
   enum class SweepStage { kIdle, kFindMissing, kReconcile, kCleanUp };
   struct SweepState {
     SweepStage stage = SweepStage::kIdle;
@@ -161,6 +161,8 @@ class PgStore final : public Store {
   bool StartSweep(Micros now);
   void NextSweepStage(Micros now, bool failed);
   bool PauseSweep(Micros now);
+
+  // Upkeep (store_upkeep.cpp).
   void Trim();
   void TidySessions();
 
