@@ -19,6 +19,11 @@ void CheckPlan(Oid relation, AttachPlan* plan, Problems* problems);
 // Whether the columns of status, result and error can hold what is to be written there. Part of CheckPlan.
 void CheckWords(Oid relation, const AttachPlan& plan, Problems* problems);
 
+// What the option "cipher" asks for: of the columns, of the key in the key ring, of functions. Parts of CheckPlan.
+void CheckTokenTypes(Oid relation, const AttachPlan& plan, Problems* problems);
+void CheckKey(const AttachPlan& plan, Problems* problems);
+void CheckFunctions(Oid relation, const AttachPlan& plan, Problems* problems);
+
 // Whether the filter is one expression and nothing else.
 void CheckFilterSyntax(const AttachPlan& plan, Problems* problems);
 
