@@ -69,10 +69,10 @@ bool RegisterRefresher(Oid database);
 // Requests it had taken end with kShuttingDown; those not taken yet wait for its successor.
 void DeregisterRefresher(Oid database, RefresherPhase phase_after);
 bool RefresherStopRequested(Oid database);
-// Says DT_NOEND before looking at the schedule, and the time of the next look after it:
-// then no commit in between is missed, for WakeRefresherFor sets the latch.
 // Whether somebody has woken the refresher since the last call.
 bool TakeNews(Oid database);
+// Says DT_NOEND before looking at the schedule, and the time of the next look after it:
+// then no commit in between is missed, for WakeRefresherFor sets the latch.
 void AdvertiseNextLook(Oid database, TimestampTz next_look_at);
 // Since when notes on the use of API tokens wait; 0: there are none. ForgetUseNoted before they are taken.
 TimestampTz UseNotedAt(Oid database);
