@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "fakes.h"
+#include "http_messages.h"
 
 namespace token_refresh {
 

@@ -8,6 +8,7 @@
 #include "answering_transport.h"
 #include "core/discovery_document.h"
 #include "core/secret_json.h"
+#include "fake_clock.h"
 
 namespace token_refresh {
 namespace {

@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "core/refresher.h"
-#include "fakes.h"
+#include "fake_clock.h"
+#include "fake_store.h"
+#include "fake_transport.h"
 
 namespace token_refresh {
 

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "core/refresher.h"
+#include "fake_store.h"
 #include "rotating_provider.h"
 
 namespace token_refresh {

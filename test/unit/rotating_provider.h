@@ -13,7 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "fakes.h"
+#include "fake_clock.h"
+#include "http_messages.h"
 
 namespace token_refresh {
 

@@ -13,6 +13,7 @@
 #include "answering_transport.h"
 #include "core/authorization_url.h"
 #include "core/sign_in.h"
+#include "fake_clock.h"
 #include "jose_keys.h"
 
 namespace token_refresh {

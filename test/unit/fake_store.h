@@ -1,6 +1,5 @@
-// The world of the refresh engine, in memory: a clock that stands still, a transport that
-// answers when a test says so, and a store that keeps the contract of core/store.h and can be
-// told to fail. For unit tests and simulations.
+// A store in memory that keeps the contract of core/store.h and can be told to fail. For unit tests and simulations
+// of the refresh engine.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -11,91 +10,14 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "core/clock.h"
-#include "core/http.h"
 #include "core/store.h"
 
 namespace token_refresh {
-
-class FakeClock : public Clock {
- public:
-  Micros Now() const override { return now_; }
-  void Advance(Micros by) { now_ += by; }
-  void AdvanceTo(Micros time) { now_ = std::max(now_, time); }
-
- private:
-  Micros now_ = 1'700'000'000 * kSecond;
-};
-
-// The value of a form field whose name and value need no decoding; empty when absent.
-inline std::string FormField(const HttpRequest& request, std::string_view name) {
-  const std::string body = "&" + std::string(request.body.view());
-  const std::string key = "&" + std::string(name) + "=";
-  const size_t start = body.find(key);
-  if (start == std::string::npos) return {};
-  const size_t value = start + key.size();
-  return body.substr(value, body.find('&', value) - value);
-}
-
-inline HttpResponse MakeResponse(int status, std::string_view body) {
-  HttpResponse response;
-  response.status = status;
-  response.content_type = "application/json";
-  response.body = Secret(body);
-  response.duration = 20 * kMillisecond;
-  return response;
-}
-
-inline HttpResponse MakeTransportFailure(TransportFailure failure) {
-  HttpResponse response;
-  response.failure = failure;
-  response.failure_message = "the connection was lost";
-  return response;
-}
-
-class FakeTransport : public HttpTransport {
- public:
-  struct Pending {
-    uint64_t id;
-    HttpRequest request;
-  };
-
-  void Submit(uint64_t id, HttpRequest request) override { pending.push_back({id, std::move(request)}); }
-  std::vector<HttpCompletion> Collect() override { return std::exchange(completed_, {}); }
-  size_t in_flight() const override { return pending.size() + completed_.size(); }
-
-  // Answers the request that presented refresh_token; false when there is none.
-  bool Answer(std::string_view refresh_token, HttpResponse response) {
-    const auto found = std::find_if(pending.begin(), pending.end(), [&](const Pending& p) {
-      return FormField(p.request, "refresh_token") == refresh_token;
-    });
-    if (found == pending.end()) return false;
-    completed_.push_back({found->id, std::move(response)});
-    pending.erase(found);
-    return true;
-  }
-
-  void AnswerAllPending(int status, std::string_view body) {
-    for (const Pending& request : std::exchange(pending, {}))
-      completed_.push_back({request.id, MakeResponse(status, body)});
-  }
-
-  void FailAllPending(TransportFailure failure) {
-    for (const Pending& request : std::exchange(pending, {}))
-      completed_.push_back({request.id, MakeTransportFailure(failure)});
-  }
-
-  std::vector<Pending> pending;
-
- private:
-  std::vector<HttpCompletion> completed_;
-};
 
 class FakeStore : public Store {
  public:
