@@ -47,6 +47,10 @@ BEGIN
         WHEN iss IS NOT NULL AND issuer IS NULL THEN
             result := 'other_provider';
             reason := 'the provider has no issuer with which iss could be compared; set its option "issuer"';
+        -- ... And what never comes without iss has not come from there.
+        WHEN iss IS NULL AND its_provider.effective_options @> '{"authorization_response_iss_parameter_supported": true}' THEN
+            result := 'other_provider';
+            reason := 'an answer of this provider carries an iss (RFC 9207), and none was handed on';
         ELSE
             result := 'taken';
     END CASE;

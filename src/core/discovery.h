@@ -26,7 +26,8 @@ struct DiscoveryResult {
   uint64_t id = 0;
   bool found = false;
   // A JSON object of provider options: issuer, token_endpoint, and of authorization_endpoint, revocation_endpoint,
-  // introspection_endpoint, userinfo_endpoint, jwks_uri and token_endpoint_auth_method those that the issuer has.
+  // introspection_endpoint, userinfo_endpoint, jwks_uri, token_endpoint_auth_method and
+  // authorization_response_iss_parameter_supported those that the issuer has.
   std::string options;
   // One word, empty when found: issuer_invalid, provider_unavailable (no answer, 5xx, 429), not_found (there is no
   // document), document_unusable, issuer_mismatch, shutting_down.

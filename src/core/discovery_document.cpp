@@ -15,6 +15,8 @@ constexpr std::array<std::string_view, 6> kEndpoints = {"token_endpoint",      "
                                                         "revocation_endpoint", "introspection_endpoint",
                                                         "userinfo_endpoint",   "jwks_uri"};
 
+constexpr std::string_view kIssAnnouncement = "authorization_response_iss_parameter_supported";
+
 std::string_view WithoutLastSlash(std::string_view url) {
   if (url.ends_with('/')) url.remove_suffix(1);
   return url;
@@ -56,6 +58,12 @@ std::optional<std::string_view> ChooseAuthMethod(const SecretJson& document, con
   return std::nullopt;
 }
 
+// RFC 9207 section 3. Not said is the same as false.
+bool AnnouncesIss(const SecretJson& document) {
+  const SecretJson* member = FindMember(document, kIssAnnouncement);
+  return member != nullptr && member->is_boolean() && *member->get_ptr<const bool*>();
+}
+
 DiscoveredOptions Unusable(std::string message) { return {{}, "document_unusable", std::move(message)}; }
 
 DiscoveredOptions Mismatch(std::string_view found, std::string_view asked) {
@@ -95,6 +103,7 @@ DiscoveredOptions ReadDiscoveryDocument(std::string_view document, const Discove
     const std::string_view url = TextMember(*read, name);
     if (MayLeadTo(std::string(url), rules)) options[SecretString(name)] = SecretString(url);
   }
+  if (AnnouncesIss(*read)) options[SecretString(kIssAnnouncement)] = true;
   if (!options.contains("token_endpoint")) return Unusable("the discovery document has no usable token_endpoint");
   if (const auto method = ChooseAuthMethod(*read, rules); method.has_value()) {
     options["token_endpoint_auth_method"] = SecretString(*method);

@@ -65,6 +65,7 @@ struct ProviderOptions {
   std::map<std::string, std::string> request_headers;
   // Of the authorization request: added; nullopt removes a standard one.
   std::map<std::string, std::optional<std::string>> authorization_params;
+  bool sign_in_brings_iss = false;       // RFC 9207: the authorization response names the issuer
   std::string subject_pointer = "/sub";  // RFC 6901: who has signed in, in what userinfo_endpoint answers
   std::vector<ErrorRule> error_rules;  // tried in order, before the built-in rules
   bool keep_refresh_token = false;     // ignore a refresh token in the answer

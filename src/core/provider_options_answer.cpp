@@ -178,6 +178,7 @@ std::vector<OptionRow> AnswerOptionRows() {
   using O = ProviderOptions;
   using enum OptionType;
   return {
+      {{"authorization_response_iss_parameter_supported", kBoolean}, SetBoolean<&O::sign_in_brings_iss>},
       {{"subject_pointer", kText}, SetSubjectPointer},
       {{"response_format", kText}, SetResponseFormat},
       {{"response_pointers", kObject}, SetResponsePointers},
@@ -194,6 +195,10 @@ std::vector<OptionRow> AnswerOptionRows() {
 }
 
 Status CheckAnswerOptions(const ProviderOptions& options) {
+  if (options.sign_in_brings_iss && options.issuer.empty()) {
+    return OptionError("authorization_response_iss_parameter_supported", "needs option \"issuer\"",
+                       "That is what iss is compared with.");
+  }
   if (options.answer.success_value.has_value() && options.answer.success_pointer.empty()) {
     return OptionError("success_value", "needs option \"success_pointer\"");
   }

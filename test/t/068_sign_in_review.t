@@ -81,6 +81,26 @@ subtest 'the issuer in the answer' => sub {
     is($server->stats->{codes}, $codes, 'no code went out');
     %answer = answer_at($server, 'no-issuer', 'x');
     is(sql(sprintf q{SELECT subject FROM token_refresh.complete_authorization(%s, %s)}, map { literal($_) } @answer{qw(state code)}), 'x', 'without iss it goes on');
+
+    # RFC 9207 section 2.4: whoever says that it sends one has not sent an answer without.
+    $server->control(metadata => { authorization_response_iss_parameter_supported => JSON::PP::true() });
+    create_openid_provider($node, 'announcing', $server);
+    $server->control();
+    $codes = $server->stats->{codes};
+    for my $expected ('NULL', q{'announcing'})
+    {
+        %answer = answer_at($server, 'announcing', 'y');
+        like(error_of($node, sprintf q{SELECT * FROM token_refresh.complete_authorization(%s, %s, %s)}, (map { literal($_) } @answer{qw(state code)}), $expected),
+            qr/^28000 sign-in refused: .*carries an iss/, "none where the metadata announces one, $expected expected");
+        is(refusals(), 'state_other_provider', '... as the audit says');
+        is(used(%answer), 't', '... and the state is spent');
+    }
+    is($server->stats->{codes}, $codes, '... without a code that went out');
+    %answer = answer_at($server, 'announcing', 'y');
+    is(sql(complete_sql(%answer)), 'y', 'with it, it goes on');
+    sql(q{SELECT token_refresh.alter_provider('announcing', '{"authorization_response_iss_parameter_supported": false}')});
+    %answer = answer_at($server, 'announcing', 'y');
+    is(sql(complete_sql(%answer, iss => undef)), 'y', 'and so it does without, once the option is taken back');
 };
 
 subtest 'a provider that is slow' => sub {

@@ -106,6 +106,13 @@ TEST(DiscoveryDocumentTest, AnIssuerOfThisMachineMayNameIt) {
   EXPECT_NE(read.options.find("\"http://[::1]/k\""), std::string::npos);
 }
 
+// RFC 9207 section 3: false unless it says otherwise.
+TEST(DiscoveryDocumentTest, WhetherSignInsBringTheIssuer) {
+  const std::string member = R"("authorization_response_iss_parameter_supported":)";
+  EXPECT_EQ(Besides(member + "true"), "{" + member + "true,,}");
+  for (const char* value : {"false", "null", "\"true\"", "1", "{}"}) EXPECT_EQ(Besides(member + value), "{,}") << value;
+}
+
 TEST(DiscoveryDocumentTest, AClientKeepsItsMethod) {
   const std::string methods = R"("token_endpoint_auth_methods_supported":["client_secret_post","none"])";
   EXPECT_NE(Besides(methods).find("client_secret_post"), std::string::npos);

@@ -54,6 +54,7 @@ TEST(ProviderOptionsTest, ReadsEveryOption) {
     "request_params": {"audience": "x", "scope": null}, "request_headers": {"X-Tenant": "7"},
     "error_rules": [{"status": 400, "pointer": "/errors/0/errorType", "value": "invalid_*", "class": "reauth"},
                     {"status": 503, "class": "rate_limited"}],
+    "authorization_response_iss_parameter_supported": true,
     "keep_refresh_token": true, "refresh_margin": 60000000, "default_expires_in": 3600000000, "keep_alive": 1,
     "min_interval": 0, "replay_window": 30000000, "connect_timeout": 1, "timeout": 600000000,
     "max_attempt_delay": 315360000000000, "max_in_flight": 10000, "ca_file": "/etc/ca.pem",
@@ -81,6 +82,7 @@ TEST(ProviderOptionsTest, ReadsEveryOption) {
   EXPECT_EQ(options.error_rules[1].value, std::nullopt);
   EXPECT_EQ(options.error_rules[1].failure, FailureClass::kRateLimited);
   EXPECT_TRUE(options.keep_refresh_token);
+  EXPECT_TRUE(options.sign_in_brings_iss);
   EXPECT_EQ(options.timing.refresh_margin, kMinute);
   EXPECT_EQ(options.timing.default_expires_in, kHour);
   EXPECT_EQ(options.timing.keep_alive, 1);
@@ -104,7 +106,7 @@ TEST(ProviderOptionsTest, EverySpecIsUniqueAndRefusesAWrongType) {
     EXPECT_THAT(Refused("{\"" + key + "\": " + wrong + "}").message, HasSubstr("option \"" + key + "\" must be"));
     EXPECT_THAT(Refused("{\"" + key + "\": null}").message, HasSubstr(", not null"));
   }
-  EXPECT_EQ(keys.size(), 60u);
+  EXPECT_EQ(keys.size(), 61u);
 }
 
 TEST(ProviderOptionsTest, AnUnknownKeyIsNamedAndTheKnownAreListed) {
@@ -152,6 +154,8 @@ TEST_P(ProviderRefusalTest, SaysWhatIsWrong) { EXPECT_EQ(Refused(GetParam().json
 INSTANTIATE_TEST_SUITE_P(
     Values, ProviderRefusalTest,
     testing::Values(
+        RefusalCase{"iss_of_nobody", R"({"authorization_response_iss_parameter_supported": true})",
+                    R"(option "authorization_response_iss_parameter_supported" needs option "issuer")"},
         RefusalCase{"url_type", R"({"issuer": 7})", R"(option "issuer" must be a URL, not a number)"},
         RefusalCase{"interval_type", R"({"timeout": "soon"})", R"(option "timeout" must be an interval, not text)"},
         RefusalCase{"interval_fraction", R"({"timeout": 1.5})",
