@@ -43,7 +43,7 @@ CREATE TABLE revocation (
     provider text COLLATE "C" NOT NULL REFERENCES provider (name),
     subject text NOT NULL,
     label text NOT NULL,
-    token bytea NOT NULL,
+    token bytea,
     sealed_table text NOT NULL,
     sealed_row text NOT NULL,
     token_type_hint text NOT NULL CHECK (token_type_hint IN ('refresh_token', 'access_token')),
@@ -58,8 +58,10 @@ CREATE TABLE revocation (
 );
 CREATE INDEX revocation_due ON revocation (provider, due_at);
 CREATE INDEX revocation_under_way ON revocation (id) WHERE under_way;
+CREATE INDEX revocation_expected ON revocation (sealed_row) WHERE token IS NULL;
 ALTER TABLE revocation ALTER token SET STORAGE EXTERNAL;
 COMMENT ON TABLE revocation IS 'tokens of disconnected credentials, sealed, that their provider is yet to be told of (RFC 7009); tried for a day';
+COMMENT ON COLUMN revocation.token IS 'sealed; NULL: what is parked for the schedule row sealed_row, or what a refresh brings that is under way';
 COMMENT ON COLUMN revocation.under_way IS 'the refresher is telling the provider; due again when that should long be over';
 COMMENT ON COLUMN revocation.client_id IS 'of the credential itself; NULL: the provider''s client is meant';
 COMMENT ON COLUMN revocation.client_row IS 'the row of credential that client_secret is sealed for';

@@ -124,15 +124,56 @@ UPDATE @extschema@.revocation r SET due_at = clock_timestamp(), under_way = fals
 $$;
 COMMENT ON FUNCTION _forget_unfinished() IS 'internal: for a refresher that begins';
 
+-- Tokens that were given for a credential which has been disconnected: sealed for parked_result, whether they were there or not.
+CREATE FUNCTION _revoke_given(schedule_id bigint, refresh_token bytea, access_token bytea) RETURNS void
+    LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+INSERT INTO @extschema@.revocation (provider, subject, label, token, sealed_table, sealed_row, token_type_hint, client_id, client_secret, client_row)
+    SELECT r.provider, r.subject, r.label, t.token, r.sealed_table, r.sealed_row, t.hint, r.client_id, r.client_secret, r.client_row
+    FROM @extschema@.revocation r,
+         LATERAL (VALUES (_revoke_given.refresh_token, 'refresh_token'), (_revoke_given.access_token, 'access_token')) t (token, hint)
+    WHERE r.sealed_row = _revoke_given.schedule_id::text AND r.token IS NULL AND t.token IS NOT NULL
+$$;
+COMMENT ON FUNCTION _revoke_given(bigint, bytea, bytea) IS 'internal: has tokens revoked, if those of their credential were to be';
+
+-- Whoever may delete there need not be allowed to do this.
+CREATE FUNCTION _revoke_parked() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM @extschema@._revoke_given(OLD.schedule_id, OLD.refresh_token, OLD.access_token);
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION _revoke_parked() IS 'internal: what is parked is not forgotten unrevoked when its credential has been disconnected';
+CREATE TRIGGER revoke_parked AFTER DELETE ON parked_result
+    FOR EACH ROW EXECUTE FUNCTION _revoke_parked();
+
+-- What is neither parked nor under way any more will not come. For the refresher: nobody else writes in_flight.
+CREATE FUNCTION _end_expectations() RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    over bigint[];
+BEGIN
+    SELECT array_agg(e.sealed_row::bigint) INTO over FROM (
+        SELECT r.sealed_row FROM @extschema@.revocation r WHERE r.token IS NULL
+            AND (r.give_up_at < now() OR NOT EXISTS (SELECT FROM @extschema@.in_flight f WHERE r.sealed_row::bigint = ANY (f.schedule_ids)))
+            FOR UPDATE SKIP LOCKED) e;
+    IF over IS NOT NULL THEN
+        DELETE FROM @extschema@.parked_result p WHERE p.schedule_id = ANY (over)
+            AND NOT EXISTS (SELECT FROM @extschema@.schedule s WHERE s.id = p.schedule_id AND s.row_key IS NOT NULL);
+        DELETE FROM @extschema@.revocation r WHERE r.token IS NULL AND r.sealed_row = ANY (over::text[]);
+    END IF;
+END $$;
+COMMENT ON FUNCTION _end_expectations() IS 'internal: for the refresher, which is about to look for revocations';
+
 -- What is due, and is not tried again within the lease. busy: the provider of each that is under way; per_provider of one
 -- at most, so that one that does not answer keeps nobody waiting.
 CREATE FUNCTION _take_revocations(at_most integer, per_provider integer, busy text[], lease interval)
 RETURNS TABLE (id bigint, provider text, token bytea, sealed_table text, sealed_row text, token_type_hint text, attempts integer,
                client_id text, client_secret bytea, client_row text)
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+SELECT @extschema@._end_expectations();
 UPDATE @extschema@.revocation r SET due_at = clock_timestamp() + lease, attempts = r.attempts + 1, under_way = true
     FROM (SELECT d.id FROM @extschema@.provider p, LATERAL (
-              SELECT x.id, x.due_at FROM @extschema@.revocation x WHERE x.provider = p.name AND x.due_at <= now() ORDER BY x.due_at
+              SELECT x.id, x.due_at FROM @extschema@.revocation x WHERE x.provider = p.name AND x.due_at <= now() AND x.token IS NOT NULL ORDER BY x.due_at
               LIMIT greatest(per_provider - (SELECT count(*) FROM unnest(busy) b WHERE b = p.name), 0) FOR UPDATE SKIP LOCKED) d
           ORDER BY d.due_at LIMIT at_most) due
     WHERE r.id = due.id
@@ -174,9 +215,9 @@ CREATE FUNCTION _queue_revocation(provider text, subject text, label text, token
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 INSERT INTO @extschema@.revocation (provider, subject, label, token, sealed_table, sealed_row, token_type_hint, client_id, client_secret, client_row)
     SELECT p.name, subject, label, token, sealed_table, sealed_row, hint, _queue_revocation.client_id, _queue_revocation.client_secret, client_row
-    FROM @extschema@.provider p WHERE p.name = _queue_revocation.provider AND p.effective_options ? 'revocation_endpoint' AND token IS NOT NULL
+    FROM @extschema@.provider p WHERE p.name = _queue_revocation.provider AND p.effective_options ? 'revocation_endpoint'
 $$;
-COMMENT ON FUNCTION _queue_revocation(text, text, text, bytea, text, text, text, text, bytea, text) IS 'internal: has the refresher revoke a token, if the provider can';
+COMMENT ON FUNCTION _queue_revocation(text, text, text, bytea, text, text, text, text, bytea, text) IS 'internal: has the refresher revoke a token, if the provider can; without one, what is parked or still comes for a row of the schedule';
 
 CREATE FUNCTION _tidy_sign_ins() RETURNS void
     LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$

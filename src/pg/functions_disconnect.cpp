@@ -27,13 +27,11 @@ Statement find_credential = {
 Statement delete_credential = {
     "DELETE FROM token_refresh.credential WHERE id OPERATOR(pg_catalog.=) $1::pg_catalog.int8", 1, {TEXTOID}, nullptr};
 
-// With the owner's. What is parked is newer than what stands in the row.
-Statement revoke_parked = {
-    "SELECT token_refresh._queue_revocation($1, $2, $3, t.token, 'token_refresh.parked_result', p.schedule_id::text,"
-    " t.hint, c.client_id, c.client_secret, c.id::text)"
-    " FROM token_refresh.schedule s JOIN token_refresh.parked_result p ON p.schedule_id = s.id"
-    " JOIN token_refresh.credential c ON c.id = $4::bigint,"
-    " LATERAL (VALUES (p.refresh_token, 'refresh_token'), (p.access_token, 'access_token')) AS t(token, hint)"
+// With the owner's. What is parked, and what a refresh brings that is under way, is queued when it is forgotten.
+Statement expect_tokens = {
+    "SELECT token_refresh._queue_revocation($1, $2, $3, NULL, 'token_refresh.parked_result', s.id::text,"
+    " 'refresh_token', c.client_id, c.client_secret, c.id::text)"
+    " FROM token_refresh.schedule s JOIN token_refresh.credential c ON c.id = $4::bigint"
     " WHERE s.token_table = 1 AND s.row_key = $4",
     4,
     {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
@@ -43,7 +41,7 @@ Statement revoke_stored = {
     " c.client_id, c.client_secret, c.id::text)"
     " FROM token_refresh.credential c,"
     " LATERAL (VALUES (c.refresh_token, 'refresh_token'), (c.access_token, 'access_token')) AS t(token, hint)"
-    " WHERE c.id = $4::bigint",
+    " WHERE c.id = $4::bigint AND t.token IS NOT NULL",
     4,
     {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
     nullptr};
@@ -57,7 +55,7 @@ Statement audit = {
 void RunAsOwner(Datum* values, bool revoke) {
   OwnerScope scope;
   EnterOwnerScope(&scope);
-  if (revoke) Execute(&revoke_parked, values, false);
+  if (revoke) Execute(&expect_tokens, values, false);
   if (revoke) Execute(&revoke_stored, values, false);
   Execute(&audit, values, false);
   LeaveOwnerScope(&scope);

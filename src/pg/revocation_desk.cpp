@@ -120,7 +120,7 @@ RevocationDesk::RevocationDesk(PgStore& store, HttpTransport& transport, const C
       context_(AllocSetContextCreate(TopMemoryContext, "token_refresh revocations", ALLOCSET_DEFAULT_SIZES)) {}
 
 void RevocationDesk::Serve(Micros now) {
-  if (MayTake() && now >= look_at_)
+  if (MayTake() && (now >= look_at_ || store_.revocations_queued()))
     for (const Revocation& revocation : TakeDue(now)) Begin(revocation);
   calls_.Turn();
   for (const Verdict& verdict : std::exchange(verdicts_, {})) Settle(verdict);
@@ -152,6 +152,7 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
     next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none));
   });
   if (error) LogFailure("looking for revocations", *error);
+  store_.LookedAtRevocations();
   const Micros next_at = none ? INT64_MAX : FromTimestamp(next);
   look_at_ = error ? now + kTroublePause : next_at <= now ? now + kPauseWhenHeld : next_at;
   for (uint64 i = 0; !error && i < count; i++) {

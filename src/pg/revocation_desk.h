@@ -22,7 +22,7 @@ class RevocationDesk {
   void LookAgain() { look_at_ = 0; }
   void Serve(Micros now);
   // When there is something to do even if nothing arrives.
-  Micros NextAt() const { return MayTake() ? look_at_ : INT64_MAX; }
+  Micros NextAt() const { return !MayTake() ? INT64_MAX : store_.revocations_queued() ? 0 : look_at_; }
   void BeginDrain() { draining_ = true; }
 
  private:

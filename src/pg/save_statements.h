@@ -70,6 +70,10 @@ void WriteParked(const SaveWork& work, const std::string& reason);
 // When they are tried again; a transaction of its own, which may fail.
 void ScheduleParked(const SaveWork& work);
 
+// Has fresh tokens revoked whose credential was disconnected meanwhile, if it was to be revoked; of all others,
+// nothing. sealed: for the place of parked results, as long as outcomes; or empty.
+void RevokeGiven(const SaveWork& work, std::span<const SealedTokens> sealed);
+
 // Parked results with which nothing could be done: tried again as after a rejection, and at least that much later.
 // With such a pause the schedule waits as well. What is not parked any more stays so.
 void PostponeParked(std::span<const int64_t> schedule_ids, const char* reason, int least_seconds);

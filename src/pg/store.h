@@ -52,6 +52,9 @@ class PgStore final : public Store {
   // Whether pause() holds; read again when settings in tables have changed. As long as that cannot be
   // read nothing changes, and in the beginning it holds.
   bool Paused();
+  // Whether tokens may have been queued to be revoked since the revocations were last looked at.
+  bool revocations_queued() const { return revocations_queued_; }
+  void LookedAtRevocations() { revocations_queued_ = false; }
 
  private:
   struct ClaimScratch;
@@ -127,6 +130,8 @@ class PgStore final : public Store {
   void HandleIgnored(Saving* saving, size_t i);
   void KeepUnclear(Saving* saving, const std::vector<size_t>& unclear, const char* reason);
   void AuditSuperseded(Saving* saving, const std::vector<size_t>& superseded, Discard discard);
+  Result<std::vector<SealedTokens>> SealForRevocation(const Saving& saving,
+                                                      const std::vector<size_t>& superseded) const;
   Sameness Compare(const Result<const KeyRing*>& ring, const Claim& claim, const std::string& row_key,
                    const StoredToken& current) const;
   Result<std::vector<StoredToken>> LoadStored(const Saving& saving, const std::vector<size_t>& which);
@@ -171,6 +176,7 @@ class PgStore final : public Store {
   SweepState sweep_;
   std::vector<SweptTable> swept_tables_;
   uint64_t listed_at_version_ = UINT64_MAX;
+  bool revocations_queued_ = false;
   bool paused_ = true;
   uint64_t paused_at_version_ = 0;
   Micros last_complaint_at_ = 0;

@@ -1,6 +1,7 @@
 // Answers whose compare-and-set did not match. The same token in a new envelope is saved after all, other tokens
 // are left alone, and where nobody can tell fresh tokens are parked. Other tokens beside the same refresh token
 // are left alone as well, unless the provider has replaced that: then what it gave is all there is.
+#include "pg/catalog.h"
 #include "pg/keys.h"
 #include "pg/outcome_log.h"
 #include "pg/save_statements.h"
@@ -116,8 +117,28 @@ void PgStore::HandleIgnored(Saving* saving, size_t i) {
   LogRejected(outcome, ProviderName(outcome.claim.provider_id), reason);
 }
 
+// What was given for rows of our own that are gone: they may have been disconnected. Empty: nothing was. What is parked
+// already is queued when it is forgotten.
+Result<std::vector<SealedTokens>> PgStore::SealForRevocation(const Saving& saving,
+                                                             const std::vector<size_t>& superseded) const {
+  std::vector<size_t> gone;
+  for (size_t i : superseded) {
+    const Outcome& outcome = saving.outcomes[i];
+    const bool ours = outcome.claim.token_table == kBuiltInTokenTable && !saving.from_parked;
+    if (ours && saving.verdicts[i] == SaveVerdict::kGone && outcome.HasNewTokens()) gone.push_back(i);
+  }
+  if (gone.empty()) return std::vector<SealedTokens>();
+  return SealForParking(saving.outcomes, saving.targets, gone);
+}
+
 void PgStore::AuditSuperseded(Saving* saving, const std::vector<size_t>& superseded, Discard discard) {
   if (superseded.empty()) return;
+  Result<std::vector<SealedTokens>> given = SealForRevocation(*saving, superseded);
+  if (!given.ok()) {
+    ReportToLog(WARNING, ("cannot seal fresh tokens: " + given.error().message).c_str());
+    for (size_t i : superseded) saving->verdicts[i] = SaveVerdict::kNotStored;
+    return;
+  }
   const std::span<const Outcome> outcomes = saving->outcomes;
   std::vector<OpenNote> notes = NotesOf(outcomes, superseded);
   std::vector<std::string> messages(outcomes.size());
@@ -125,10 +146,14 @@ void PgStore::AuditSuperseded(Saving* saving, const std::vector<size_t>& superse
   SaveWork work{saving->now, 0, outcomes, {}, saving->targets, superseded, names, messages, notes, false, {}};
   auto error = RunPostgres(kActivitySave, [&] {
     if (discard != Discard::kNothing) DeleteParkedResults(work, discard == Discard::kUnrotated);
+    RevokeGiven(work, *given);
     WriteAudit(work, "superseded");
     DeleteFinishedNotes(work);
   });
-  if (!error) return SettleNotes(outcomes, superseded);
+  if (!error) {
+    revocations_queued_ = revocations_queued_ || !given->empty();
+    return SettleNotes(outcomes, superseded);
+  }
   Complain("auditing superseded answers", *error);
   // What is parked comes up again by itself.
   if (saving->from_parked) return;

@@ -190,7 +190,7 @@ SELECT disconnect('op', 'alice'), disconnect('op', ''), disconnect('op', 'alice'
 SELECT store_credential('op', 'alice', '{"access_token": "at-fake", "refresh_token": "rt-fake"}') > 0 AS stored;
 BEGIN;
 SELECT disconnect('op', 'alice'), disconnect('op', 'alice');
-SELECT subject, label, token_type_hint, attempts, give_up_at - due_at > interval '23 hours' AS for_a_day FROM revocation ORDER BY id;
+SELECT subject, label, token_type_hint, token IS NULL AS to_come, attempts, give_up_at - due_at > interval '23 hours' AS for_a_day FROM revocation ORDER BY id;
 SELECT event, subject, label, actor = session_user AS actor FROM audit_event WHERE event = 'disconnected' AND occurred_at >= now();
 ROLLBACK;
 SELECT count(*) FROM revocation;
@@ -201,7 +201,7 @@ SELECT get_access_token('op', 'alice');
 SELECT store_credential('op', 'bob', '{"access_token": "at-fake"}') > 0 AS stored, store_credential('plain', 'bob', '{"access_token": "at-fake", "refresh_token": "rt-fake"}') > 0 AS stored;
 BEGIN;
 SELECT disconnect('op', 'bob'), disconnect('plain', 'bob');
-SELECT provider, token_type_hint FROM revocation;
+SELECT provider, token_type_hint, token IS NULL AS to_come FROM revocation;
 ROLLBACK;
 SELECT disconnect('op', 'bob', revoke => false), disconnect('plain', 'bob');
 

@@ -170,7 +170,8 @@ subtest 'a provider that refuses' => sub {
 subtest 'a refresh in flight' => sub {
     connect_user('carol');
     my $before = arrived('/token');
-    $server->control(hang => 2);
+    # Else the old refresh token would be revoked before it is looked at.
+    $server->control(hang => 2, down => ['/revoke']);
     my $refresh = start_query($node, q{SELECT success FROM token_refresh.refresh_credential('idp', 'carol')});
     wait_for(sub { arrived('/token') > $before }, 'the provider has the request');
     my $began = time;
@@ -179,10 +180,44 @@ subtest 'a refresh in flight' => sub {
     gone('carol', 'meanwhile');
     my ($output, $error) = $refresh->finish;
     unlike("$output $error", qr/deadlock|^t/, 'who waits for the refresh is told that there is nothing');
-    $server->control();
     poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.in_flight', 'the answer has been dealt with');
     gone('carol', 'afterwards');
-    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.revocation', 'the revocations are done');
+    poll_until($node, q{SELECT count(*) = 4 AND count(token) = 4 FROM token_refresh.revocation}, 'the provider is still to be told of four tokens');
+    is(alive('carol'), 3, '... three of which live');
+    $server->control();
+    due_now();
+    all_revoked('carol', 'what the refresh has brought');
+    is(events('carol'), 'disconnected' . ' token_revoked' x 4, '... and all of it is in the audit');
+};
+
+# A refresh of that subject is under way while the SQL is run. Then the provider answers it.
+sub refreshed_during
+{
+    my ($user, $sql, %answer) = @_;
+    connect_user($user);
+    my $before = arrived('/token');
+    $server->control(slow => { '/token' => 2 }, %answer);
+    my $refresh = start_query($node, "SELECT success FROM token_refresh.refresh_credential('idp', '$user')");
+    wait_for(sub { arrived('/token') > $before }, "$user: the provider has the request");
+    sql($sql);
+    $refresh->finish;
+    $server->control();
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.in_flight', "$user: the answer has been dealt with");
+    return;
+}
+
+subtest 'a refresh in flight brings what is not to be revoked' => sub {
+    my $before = arrived('/revoke');
+    refreshed_during('cleo', disconnect('cleo', ', revoke => false'));
+    refreshed_during('cora', q{DELETE FROM token_refresh.credential WHERE subject = 'cora'});
+    gone($_, 'afterwards') for qw(cleo cora);
+    is(alive('cleo') . alive('cora') . pending() . (arrived('/revoke') - $before), '3300', 'the provider is not told of what was only forgotten');
+};
+
+subtest 'a refresh in flight that brings nothing' => sub {
+    refreshed_during('curt', disconnect('curt'), raw => { '/token' => [ 400, 'application/json', json({ error => 'invalid_grant' }) ] });
+    all_revoked('curt', 'a refusal');
+    is(events('curt'), 'disconnected token_revoked token_revoked', '... and nothing else is told');
 };
 
 subtest 'a disconnect that waits while a refresh is stored' => sub {
@@ -202,7 +237,8 @@ subtest 'a disconnect that waits while a refresh is stored' => sub {
     gone('dora', 'after the COMMIT');
     poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.in_flight', 'the answer has been dealt with');
     gone('dora', 'afterwards');
-    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.revocation', 'the revocations are done');
+    all_revoked('dora', 'what was parked meanwhile');
+    is(events('dora'), 'disconnected' . ' token_revoked' x 4, '... and all of it is in the audit');
 };
 
 subtest 'a parked result' => sub {
