@@ -95,6 +95,10 @@ CREATE FUNCTION _check_client_secret(options jsonb, client_secret text) RETURNS 
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_check_client_secret';
 COMMENT ON FUNCTION _check_client_secret(jsonb, text) IS 'internal: refuses a secret that does not do for the options, such as a key that cannot be read';
 
+CREATE FUNCTION _check_stored_secret(options jsonb, provider_id text, client_secret bytea) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'token_refresh_check_stored_secret';
+COMMENT ON FUNCTION _check_stored_secret(jsonb, text, bytea) IS 'internal: refuses options with which the secret that is stored does not do';
+
 CREATE FUNCTION _require(argument text, is_null boolean) RETURNS void
     LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN

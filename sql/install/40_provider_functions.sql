@@ -88,6 +88,12 @@ BEGIN
     SELECT coalesce(jsonb_object_agg(e.key, e.value), '{}') INTO changed FROM jsonb_each(changed) e WHERE e.value <> 'null';
     effective := @extschema@._canonical_options(name, new_client_id, has_secret, @extschema@._merge_preset(changed));
     PERFORM @extschema@._check_client_secret(effective, options ->> 'client_secret');
+    -- What other options change says nothing of the secret, and can be changed whatever has become of it.
+    IF NOT secret_given AND EXISTS (
+        SELECT FROM unnest('{token_endpoint_auth_method,token_endpoint_auth_signing_alg,grant_type}'::text[]) AS k (key)
+        WHERE effective -> k.key IS DISTINCT FROM old.effective_options -> k.key) THEN
+        PERFORM @extschema@._check_stored_secret(effective, old.id::text, old.client_secret);
+    END IF;
     UPDATE @extschema@.provider p
         SET client_id = new_client_id, options = changed, effective_options = effective, updated_at = now()
         WHERE p.id = old.id;

@@ -49,7 +49,12 @@ void AddClientSecrets(const Provider& provider, std::vector<std::string_view>& s
 Status CheckClientSecret(const ProviderOptions& options, std::string_view client_secret) {
   const ClientSecretParts parts = SplitClientSecret(client_secret);
   if (!HasKey(options)) {
-    if (parts.key_pem.empty() || !SendsSecret(options.auth_method)) return Ok();
+    if (parts.key_pem.empty()) return Ok();
+    if (options.auth_method == ClientAuthMethod::kClientSecretJwt) {
+      return Invalid("client_secret holds a private key, and client_secret_jwt signs with a secret",
+                     "Set token_endpoint_auth_method to private_key_jwt to sign with it.");
+    }
+    if (!SendsSecret(options.auth_method)) return Ok();
     return Invalid("client_secret holds a private key, which is never sent",
                    "Set token_endpoint_auth_method to private_key_jwt to sign with it.");
   }

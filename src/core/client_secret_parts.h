@@ -27,7 +27,8 @@ ClientSecretParts SplitClientSecret(std::string_view client_secret);
 void AddClientSecrets(const Provider& provider, std::vector<std::string_view>& secrets);
 
 // Whether the options can do with this secret: a key is there where one is needed, can be read and fits the
-// algorithm; none is where it would be sent. Errors: kInvalidArgument, without any part of the secret; kInternal.
+// algorithm; none is where it would be sent, or taken for a secret. Errors: kInvalidArgument, without any part of the
+// secret; kInternal.
 Status CheckClientSecret(const ProviderOptions& options, std::string_view client_secret);
 
 // The key of the one secret or the other, made once. Errors: as CheckClientSecret.

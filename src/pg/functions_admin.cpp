@@ -14,6 +14,7 @@
 #include "core/sealed_box.h"
 #include "pg/boundary.h"
 #include "pg/bytes.h"
+#include "pg/catalog.h"
 #include "pg/interval_options.h"
 #include "pg/keys.h"
 #include "pg/provider_board.h"
@@ -27,6 +28,7 @@ extern "C" {
 
 PG_FUNCTION_INFO_V1(token_refresh_canonical_options);
 PG_FUNCTION_INFO_V1(token_refresh_check_client_secret);
+PG_FUNCTION_INFO_V1(token_refresh_check_stored_secret);
 PG_FUNCTION_INFO_V1(token_refresh_near_word);
 PG_FUNCTION_INFO_V1(token_refresh_seal);
 PG_FUNCTION_INFO_V1(token_refresh_reseal);
@@ -74,6 +76,19 @@ Status Reseal(const SealedPlace& place, std::string_view envelope, char* out, bo
   }
   *changed = true;
   return SealInto(**ring, place, secret->view(), out);
+}
+
+Status CheckStoredSecret(const char* options, const SealedPlace& place, std::string_view envelope) {
+  Result<ProviderOptions> parsed = ParseProviderOptions(options, Settings::allow_insecure_http);
+  if (!parsed.ok()) return parsed.error();
+  Result<const KeyRing*> ring = LoadKeyRing();
+  Result<Secret> secret = ring.ok() ? Open(**ring, place, envelope) : Result<Secret>(ring.error());
+  // What it is nobody can say now. It is not sent either, as long as it does not open.
+  if (!secret.ok()) return Ok();
+  const Status fits = CheckClientSecret(*parsed, secret->view());
+  if (fits.ok()) return Ok();
+  return Error{fits.error().code, "the client_secret that is stored does not do: " + fits.error().message,
+               "Give the new client_secret in the same call."};
 }
 
 // Names and ids of the keys, in plain memory.
@@ -156,6 +171,18 @@ extern "C" Datum token_refresh_check_client_secret(PG_FUNCTION_ARGS) {
     token_refresh::Result<ProviderOptions> parsed = ParseProviderOptions(json, Settings::allow_insecure_http);
     if (!parsed.ok()) return parsed.error();
     return CheckClientSecret(*parsed, View(secret));
+  });
+  PG_RETURN_VOID();
+}
+
+extern "C" Datum token_refresh_check_stored_secret(PG_FUNCTION_ARGS) {
+  using namespace token_refresh;
+  Jsonb* options = PG_GETARG_JSONB_P(0);
+  const char* json = JsonbToCString(nullptr, &options->root, VARSIZE(options));
+  char* provider_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
+  bytea* sealed = PG_GETARG_BYTEA_PP(2);
+  RunCpp([&] {
+    return CheckStoredSecret(json, SealedPlace{kProviderPlace, provider_id, "client_secret"}, View(sealed));
   });
   PG_RETURN_VOID();
 }

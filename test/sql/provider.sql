@@ -161,6 +161,7 @@ SELECT token_refresh.alter_provider('acme', '{"scop": "read"}');
 SELECT token_refresh.alter_provider('acme', '{"timeout": "soon"}');
 SELECT token_refresh.alter_provider('acme', '{"token_endpoint": "http://auth.example.org/token"}');
 SELECT token_refresh.alter_provider('acme', '{"token_endpoint_auth_method": "none"}');
+SELECT token_refresh.alter_provider('acme', '{"token_endpoint_auth_method": "private_key_jwt"}');
 SELECT client_id, options, effective_options -> 'refresh_margin' AS refresh_margin FROM token_refresh.provider WHERE name = 'acme';
 -- From a confidential client to a public one takes both at once.
 SELECT token_refresh.alter_provider('acme', '{"token_endpoint_auth_method": "none", "client_secret": null}');

@@ -41,6 +41,38 @@ sub finish_ok
     return is("$status$error", '0', 'alter_provider succeeds');
 }
 
+# How alter_provider ends: "" or "SQLSTATE message / hint".
+sub altered
+{
+    my ($options) = @_;
+    my ($status, $output, $error) = $node->psql('postgres', "\\set VERBOSITY verbose\nSELECT token_refresh.alter_provider('keyed', " . literal(json($options)) . ')');
+    return $error =~ /ERROR:  (\w+): (.*?)\n.*?HINT:  ([^\n]*)/s ? "$1 $2 / $3" : $error;
+}
+
+subtest 'a secret of the wrong kind' => sub {
+    my $key  = `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 2>/dev/null`;
+    my $hint = 'Give the new client_secret in the same call.';
+    my $now  = sub { return $node->safe_psql('postgres', q{SELECT options ->> 'token_endpoint_auth_method', previous_client_secret IS NULL FROM token_refresh.provider WHERE name = 'keyed'}) };
+    create_provider($node, 'keyed', token_endpoint => 'https://auth.example.org/token', client_secret => 'fake-secret', token_endpoint_auth_method => 'client_secret_basic');
+    is(altered({ token_endpoint_auth_method => 'private_key_jwt' }), "22023 the client_secret that is stored does not do: client_secret holds no private key / $hint", 'a secret is no key');
+    is($now->(), 'client_secret_basic|t', '... and nothing has changed');
+    is(altered({ token_endpoint_auth_method => $_ }), '', "a secret does for $_") for qw(client_secret_post client_secret_jwt client_secret_basic);
+    is(altered({ token_endpoint_auth_method => 'private_key_jwt', client_secret => $key }), '', 'the key in the same call');
+    for my $method (qw(client_secret_basic client_secret_post client_secret_jwt))
+    {
+        like(altered({ token_endpoint_auth_method => $method }), qr{^22023 the client_secret that is stored does not do: client_secret holds a private key, .* / $hint$}, "a key does not do for $method");
+    }
+    like(altered({ token_endpoint_auth_method => undef }), qr{^22023 the client_secret that is stored}, '... nor for the default');
+    like(altered({ token_endpoint_auth_signing_alg => 'RS256' }), qr{^22023 the client_secret that is stored .* / $hint$}, 'nor does it for another algorithm');
+    is($now->(), 'private_key_jwt|f', '... and nothing has changed');
+    is(altered({ token_endpoint_auth_signing_alg => 'ES256' }), '', 'its own algorithm');
+    # As an earlier version let it become.
+    $node->safe_psql('postgres', "UPDATE token_refresh.provider SET options = $_, effective_options = effective_$_ WHERE name = 'keyed'")
+        for q{options - 'token_endpoint_auth_signing_alg' || '{"token_endpoint_auth_method": "client_secret_basic"}'};
+    is(altered({ enabled => JSON::PP::false() }), '', 'other options have nothing to do with it');
+    $node->safe_psql('postgres', q{SELECT token_refresh.drop_provider('keyed')});
+};
+
 subtest 'disconnected while it waits' => sub {
     store_credential($node, 'acme', $server->grants('acme', subjects => ['leaving']));
     my $session = background_session($node);

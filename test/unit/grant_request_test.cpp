@@ -344,6 +344,14 @@ TEST(ClientProofTest, TheOtherSecretWhenAsked) {
   EXPECT_EQ(AuthorizationOf(Built(provider, input)), "Basic " + Base64Encode("client-1:fake-old"));
 }
 
+// Both sides know the secret of client_secret_jwt, nobody else a private key.
+TEST(ClientSecretTest, APrivateKeyIsNoSecretToSignWith) {
+  const ProviderOptions options = ProviderOf(R"("token_endpoint_auth_method": "client_secret_jwt")", "fake").options;
+  EXPECT_TRUE(CheckClientSecret(options, "fake").ok());
+  EXPECT_EQ(CheckClientSecret(options, PrivatePem(EcPkey())).error().message,
+            "client_secret holds a private key, and client_secret_jwt signs with a secret");
+}
+
 // The method has been changed, and the key is still where the secret is; or it is the former one of an overlap.
 TEST(ClientSecretTest, APrivateKeyIsNeverSent) {
   const std::string pem = PrivatePem(EcPkey());
