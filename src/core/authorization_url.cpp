@@ -12,6 +12,7 @@
 #include "core/new_key.h"
 #include "core/option_values.h"
 #include "core/parsed_url.h"
+#include "core/provider_request.h"
 #include "core/url_template.h"
 #include "core/utf8.h"
 
@@ -52,8 +53,15 @@ bool IsPrivateUseUri(std::string_view uri) {
          std::all_of(scheme.begin(), scheme.end(), IsSchemeChar) && std::all_of(uri.begin(), uri.end(), IsUriChar);
 }
 
-Status CheckName(std::string_view name) {
+// renamed: the standard parameters that the provider knows by another name. Each is changed by its standard name.
+Status CheckName(std::string_view name, const std::map<std::string, std::string>& renamed) {
   if (name.empty() || !IsCleanText(name)) return Invalid("the name of an authorization parameter is not usable");
+  for (const auto& [standard, sent] : renamed) {
+    if (name == sent && !renamed.contains(sent)) {
+      return Invalid("authorization parameter " + QuoteWord(name) + " is what " + QuoteWord(standard) +
+                     " is called here");
+    }
+  }
   if (std::find(kFixedParams.begin(), kFixedParams.end(), name) == kFixedParams.end()) return Ok();
   return Invalid("authorization parameter " + QuoteWord(name) + " can be neither replaced nor removed");
 }
@@ -72,9 +80,10 @@ Result<bool> RemovesChallenge(const Changes& changes) {
                  " can only be removed together");
 }
 
-Status Apply(const Changes& changes, FormParams& params, bool& uses_pkce) {
+Status Apply(const Changes& changes, const std::map<std::string, std::string>& renamed, FormParams& params,
+             bool& uses_pkce) {
   for (const auto& [name, value] : changes) {
-    if (Status status = CheckName(name); !status) return status;
+    if (Status status = CheckName(name, renamed); !status) return status;
     if (value.has_value()) {
       params.Set(name, *value);
     } else {
@@ -162,16 +171,18 @@ Result<AuthorizationUrl> BuildAuthorizationUrl(const Provider& provider, const A
   query.Add("response_type", "code");
   query.Add("client_id", provider.client_id);
   query.Add("redirect_uri", params.redirect_uri);
-  if (!params.scope.empty()) query.Add("scope", params.scope);
+  if (!params.scope.empty()) query.AddOwned("scope", Secret(ScopeText(options.request, params.scope)));
   query.Add("state", params.state);
   query.Add(kChallenge, *challenge);
   query.Add(kChallengeMethod, "S256");
   if (params.nonce) query.Add("nonce", *nonce);
 
+  const std::map<std::string, std::string>& renamed = options.request.authorization_param_names;
   AuthorizationUrl result;
   for (const Changes* changes : {&options.authorization_params, &params.extra}) {
-    if (Status status = Apply(*changes, query, result.uses_pkce); !status) return status.error();
+    if (Status status = Apply(*changes, renamed, query, result.uses_pkce); !status) return status.error();
   }
+  query.Rename(renamed);
   Result<std::string> url = AppendQuery(options.authorization_endpoint, query.Encode().view());
   if (!url) return url.error();
   if (url->size() > kMaxAuthorizationUrlBytes) return Invalid("the authorization URL is longer than 8192 bytes");

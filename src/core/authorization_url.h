@@ -48,7 +48,8 @@ struct AuthorizationUrl {
 
 // state, response_type, client_id, redirect_uri and nonce can be neither removed nor replaced, request and request_uri
 // (RFC 9101) not be given; code_challenge and
-// code_challenge_method only removed, both together. Errors: kInvalidArgument naming what is wrong; kInternal.
+// code_challenge_method only removed, both together. All of these by their standard names, whatever the provider calls
+// them. Errors: kInvalidArgument naming what is wrong; kInternal.
 Result<AuthorizationUrl> BuildAuthorizationUrl(const Provider& provider, const AuthorizationParams& params);
 
 }  // namespace token_refresh

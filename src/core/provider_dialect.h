@@ -41,6 +41,7 @@ struct RequestDialect {
   std::string grant_type = kRefreshTokenGrant;
   RefreshWith refresh_with = RefreshWith::kRefreshToken;
   std::map<std::string, std::string> param_names;  // standard name -> the one that is sent
+  std::map<std::string, std::string> authorization_param_names;  // the same, of the authorization request
   std::string scope_separator = " ";
   std::map<std::string, std::string> variables;  // values of the registration, for ${name}
   std::vector<std::string> allowed_hosts;        // lower case; "*.example.com" or a whole host

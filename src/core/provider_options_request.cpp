@@ -60,8 +60,16 @@ const std::vector<std::string_view>& StandardParams() {
   return names;
 }
 
-Status CheckParamNames(std::string_view key, const std::map<std::string, std::string>& names) {
-  const std::vector<std::string_view>& known = StandardParams();
+// Those of an authorization request that are no matter of authorization_params.
+const std::vector<std::string_view>& StandardAuthorizationParams() {
+  static const std::vector<std::string_view> names = {
+      "response_type", "client_id",      "redirect_uri",          "scope",
+      "state",         "code_challenge", "code_challenge_method", "nonce"};
+  return names;
+}
+
+Status CheckParamNames(std::string_view key, const std::map<std::string, std::string>& names,
+                       const std::vector<std::string_view>& known) {
   for (auto name = names.begin(); name != names.end(); ++name) {
     if (std::find(known.begin(), known.end(), name->first) == known.end()) {
       const std::optional<std::string_view> near = NearWord(name->first, known);
@@ -79,7 +87,20 @@ Status CheckParamNames(std::string_view key, const std::map<std::string, std::st
 
 Status SetParamNames(std::string_view key, const SecretJson& value, ProviderOptions& options) {
   if (Status status = ReadTextMap(key, value, options.request.param_names); !status) return status;
-  return CheckParamNames(key, options.request.param_names);
+  return CheckParamNames(key, options.request.param_names, StandardParams());
+}
+
+Status SetAuthorizationParamNames(std::string_view key, const SecretJson& value, ProviderOptions& options) {
+  std::map<std::string, std::string>& names = options.request.authorization_param_names;
+  if (Status status = ReadTextMap(key, value, names); !status) return status;
+  const std::vector<std::string_view>& known = StandardAuthorizationParams();
+  if (Status status = CheckParamNames(key, names, known); !status) return status;
+  for (const auto& [name, sent] : names) {
+    if (std::find(known.begin(), known.end(), sent) != known.end() && !names.contains(sent)) {
+      return OptionError(key, "gives " + QuoteWord(name) + " the name of another parameter");
+    }
+  }
+  return Ok();
 }
 
 Status SetRequestMethod(std::string_view key, const SecretJson& value, ProviderOptions& options) {
@@ -191,6 +212,7 @@ std::vector<OptionRow> RequestOptionRows() {
       {{"request_headers", kObject}, SetRequestHeaders},
       {{"request_signature", kObject}, SetRequestSignature},
       {{"authorization_params", kObject}, SetAuthorizationParams},
+      {{"authorization_param_names", kObject}, SetAuthorizationParamNames},
       {{"variables", kObject}, SetVariables},
       {{"allowed_hosts", kArray}, SetAllowedHosts},
   };

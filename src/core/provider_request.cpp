@@ -69,11 +69,11 @@ void SendParams(HttpRequest& request, const RequestDialect& dialect, const FormP
   }
 }
 
-std::string ScopeText(const ProviderOptions& options) {
-  const std::string& separator = options.request.scope_separator;
-  if (separator == " ") return options.scope;
+std::string ScopeText(const RequestDialect& dialect, std::string_view scope) {
+  const std::string& separator = dialect.scope_separator;
+  if (separator == " ") return std::string(scope);
   std::string joined;
-  std::string_view rest = TrimAsciiSpace(options.scope);
+  std::string_view rest = TrimAsciiSpace(scope);
   while (!rest.empty()) {
     const std::string_view word = rest.substr(0, rest.find(' '));
     joined.append(joined.empty() ? "" : separator).append(word);

@@ -34,7 +34,7 @@ void PostForm(HttpRequest& request, const FormParams& params);
 void SendParams(HttpRequest& request, const RequestDialect& dialect, const FormParams& params);
 
 // The scope as the provider wants its words separated; it is written with spaces (RFC 6749 section 3.3).
-std::string ScopeText(const ProviderOptions& options);
+std::string ScopeText(const RequestDialect& dialect, std::string_view scope);
 
 // Standard parameters get the names that the provider knows them by, which live in the options; then
 // request_params replace, remove and add. Errors: kInvalidArgument when a value is missing.

@@ -67,7 +67,7 @@ Result<HttpRequest> BuildRefreshRequest(const Provider& provider, const RefreshI
   HttpRequest request = NewProviderRequest(provider, *std::move(url), defaults);
   FormParams params;
   if (Status status = AddGrant(provider, input, proof, params); !status) return status.error();
-  if (!options.scope.empty()) params.AddOwned("scope", Secret(ScopeText(options)));
+  if (!options.scope.empty()) params.AddOwned("scope", Secret(ScopeText(options.request, options.scope)));
   if (Status status = AddClientAuthentication(provider, proof, request, params); !status) return status.error();
   if (Status status = FitParams(options, find, params); !status) return status.error();
   SendParams(request, options.request, params);

@@ -29,7 +29,7 @@ INSERT INTO known VALUES
     ('refresh_margin', 'string', 'interval'), ('keep_alive', 'string', 'interval'), ('min_interval', 'string', 'interval'),
     ('replay_window', 'string', 'interval'), ('keep_refresh_token', 'boolean', ''), ('requests_per_minute', 'number', ''),
     ('authorization_params', 'object', ''), ('request_params', 'object', ''), ('request_headers', 'object', ''),
-    ('param_names', 'object', ''), ('response_pointers', 'object', 'pointers'), ('secondary_tokens', 'array', ''), ('refresh_with', 'string', 'word'),
+    ('param_names', 'object', ''), ('authorization_param_names', 'object', ''), ('response_pointers', 'object', 'pointers'), ('secondary_tokens', 'array', ''), ('refresh_with', 'string', 'word'),
     ('variables', 'object', ''), ('captured_fields', 'array', ''), ('error_rules', 'array', ''), ('allowed_hosts', 'array', '');
 CREATE TEMPORARY VIEW chosen AS
     SELECT p.name, o.key, o.value, o.value #>> '{}' AS text, k.type, k.meaning

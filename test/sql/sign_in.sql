@@ -41,6 +41,11 @@ SELECT pg_temp.begun('info', params => '{"max_age": null, "prompt": "none", "acc
 SELECT pg_temp.begun('clash', 'alice');
 SELECT pg_temp.begun('clash', 'alice', scope => 'y');
 
+-- As the provider wants it.
+SELECT create_provider('tiktok', 'app', 'obviously-fake-secret');
+SELECT pg_temp.begun('tiktok', 'alice', scope => 'user.info.basic video.list');
+SELECT pg_temp.begun('tiktok', 'alice', params => '{"client_key": "other"}');
+
 -- What is kept: no state, no verifier.
 SELECT provider, subject, length(label) AS label, redirect_uri, length(state_hash) AS hash, length(code_verifier) > 43 AND get_byte(code_verifier, 0) = 1 AS sealed, sends_verifier, wants_id_token, max_age,
        expires_at - created_at BETWEEN interval '9 min 59 s' AND interval '10 min 1 s' AS expiry, used_at, failure, credential_id, claims FROM authorization_request ORDER BY id;
@@ -234,5 +239,5 @@ DROP OWNED BY sign_in_app;
 DROP ROLE sign_in_app;
 
 -- The provider takes along what is under way.
-SELECT drop_provider(name) FROM unnest('{op,plain,info,none,clash}'::text[]) name;
+SELECT drop_provider(name) FROM unnest('{op,plain,info,none,clash,tiktok}'::text[]) name;
 SELECT count(*) FROM authorization_request;

@@ -99,6 +99,38 @@ TEST(AuthorizationUrlTest, ScopeAndNonceWhenWanted) {
   EXPECT_FALSE(Holds(UrlOf(SomeProvider(), SomeParams()), "scope="));
 }
 
+TEST(AuthorizationUrlTest, TheProviderSeparatesScopesItsWay) {
+  Provider provider = SomeProvider();
+  provider.options.request.scope_separator = ",";
+  AuthorizationParams params = SomeParams();
+  params.scope = "video.list  user.info";
+  EXPECT_TRUE(Holds(UrlOf(provider, params), "&scope=video.list%2Cuser.info&state="));
+  params.scope = "video.list,user.info";
+  EXPECT_TRUE(Holds(UrlOf(provider, params), "&scope=video.list%2Cuser.info&state="));
+}
+
+TEST(AuthorizationUrlTest, TheProviderHasItsOwnNames) {
+  Provider provider = SomeProvider();
+  provider.options.request.authorization_param_names = {
+      {"client_id", "client_key"}, {"scope", "state"}, {"state", "s"}};
+  provider.options.request.param_names = {{"redirect_uri", "back"}};
+  AuthorizationParams params = SomeParams();
+  params.scope = "a";
+  EXPECT_TRUE(Holds(UrlOf(provider, params), "&client_key=the+client&redirect_uri="));
+  EXPECT_TRUE(Holds(UrlOf(provider, params), "&state=a&s=fake-state&"));
+  EXPECT_FALSE(Holds(UrlOf(provider, params), "client_id"));
+  // By the standard names they are changed, or not.
+  params.extra = {{"scope", std::nullopt}};
+  EXPECT_FALSE(Holds(UrlOf(provider, params), "&state=a"));
+  params.extra = {{"client_id", "other"}};
+  EXPECT_EQ(RefusalOf(provider, params), R"(authorization parameter "client_id" can be neither replaced nor removed)");
+  params.extra = {{"client_key", "other"}};
+  EXPECT_EQ(RefusalOf(provider, params), R"(authorization parameter "client_key" is what "client_id" is called here)");
+  params.extra.clear();
+  provider.options.authorization_endpoint = "https://as.example.com/a?client_key=x";
+  EXPECT_TRUE(RefusalOf(provider, params).starts_with("option \"authorization_endpoint\" has the parameter"));
+}
+
 TEST(AuthorizationUrlTest, TheCallChangesWhatTheProviderSays) {
   Provider provider = SomeProvider();
   provider.options.authorization_params = {{"prompt", "consent"}, {"access_type", "offline"}, {"scope", "a b"}};

@@ -15,12 +15,14 @@ using testing::HasSubstr;
 TEST(RequestOptionsTest, ReadsEveryOne) {
   const ProviderOptions options = ParsedOptions(R"({
     "grant_type": "refresh", "request_method": "POST", "request_format": "json", "scope_separator": ", ",
-    "param_names": {"client_id": "client_key", "scope": "scopes"}, "request_params": {"nonce": "${uuid}"}})");
+    "param_names": {"client_id": "client_key", "scope": "scopes"},
+    "authorization_param_names": {"client_id": "appid", "scope": "state", "state": "scope"}, "request_params": {"nonce": "${uuid}"}})");
   EXPECT_EQ(options.request.grant_type, "refresh");
   EXPECT_EQ(options.request.method, RequestMethod::kPost);
   EXPECT_EQ(options.request.format, RequestFormat::kJson);
   EXPECT_EQ(options.request.scope_separator, ", ");
   EXPECT_EQ(options.request.param_names.at("client_id"), "client_key");
+  EXPECT_EQ(options.request.authorization_param_names.at("client_id"), "appid");
   EXPECT_EQ(options.request_params.at("nonce"), "${uuid}");
 }
 
@@ -52,6 +54,18 @@ TEST(RequestOptionsTest, ANameThatNoRequestHasIsRefused) {
   const Error error = RefusedOptions(R"({"param_names": {"clientid": "client_key"}})");
   EXPECT_EQ(error.message, R"(option "param_names" has an unknown member "clientid")");
   EXPECT_TRUE(error.hint.starts_with(R"(Did you mean "client_id"? A member is "grant_type", )")) << error.hint;
+}
+
+TEST(RequestOptionsTest, NamesOfAnAuthorizationRequest) {
+  const auto message = [](const std::string& names) {
+    return RefusedOptions(R"({"authorization_param_names": )" + names + "}").message;
+  };
+  EXPECT_EQ(message(R"({"grant_type": "x"})"),
+            R"(option "authorization_param_names" has an unknown member "grant_type")");
+  EXPECT_EQ(message(R"({"client_id": ""})"),
+            R"(option "authorization_param_names" holds an empty name for "client_id")");
+  EXPECT_EQ(message(R"({"client_id": "state"})"),
+            R"(option "authorization_param_names" gives "client_id" the name of another parameter)");
 }
 
 TEST(RequestOptionsTest, PlacesAreChecked) {
