@@ -41,8 +41,8 @@ struct Failure {
 constexpr size_t kMaxFailureMessage = 300;
 
 // Makes foreign text fit to be shown: every occurrence of one of the secrets,
-// and every run of 20 or more characters that looks like a token, becomes
-// [redacted]; control characters and invalid UTF-8 become spaces; long text is cut.
+// also in escapes (percent encoding, form, JSON, HTML), and every run of 20 or more characters that looks like a token,
+// becomes [redacted]; control characters and invalid UTF-8 become spaces; long text is cut.
 std::string ScrubText(std::string_view text, const std::vector<std::string_view>& secrets);
 
 }  // namespace token_refresh

@@ -1,11 +1,12 @@
 // ScrubText: one pass over the foreign text that decides, place by place,
-// whether something secret begins there. It ends as soon as the result is full,
+// whether something secret begins there, as it is or in escapes. It ends as soon as the result is full,
 // and looks at no more than kWindow bytes, so a long text costs no more than a
 // short one, however much of it is redacted.
 #include <algorithm>
 #include <cstdint>
 
 #include "core/ascii.h"
+#include "core/echoed_text.h"
 #include "core/failure.h"
 #include "core/utf8.h"
 
@@ -57,7 +58,10 @@ bool LooksLikeToken(std::string_view run) {
 class Scrubber {
  public:
   Scrubber(std::string_view text, const std::vector<std::string_view>& secrets)
-      : text_(text.substr(0, kWindow)), cut_(text.size() > kWindow), secrets_(secrets) {}
+      : text_(text.substr(0, kWindow)),
+        cut_(text.size() > kWindow),
+        secrets_(secrets),
+        echoes_{EchoedText(text_, PlusSign::kItself, cut_), EchoedText(text_, PlusSign::kBlank, cut_)} {}
 
   std::string Run() {
     size_t here = 0;
@@ -84,13 +88,14 @@ class Scrubber {
 
   size_t LongestSecretEnd(size_t here) const {
     const std::string_view rest = text_.substr(here);
-    size_t longest = 0;
+    size_t end = here;
     for (const std::string_view secret : secrets_) {
       // What begins here may go on behind the window.
       const bool begins = rest.starts_with(secret) || (cut_ && secret.starts_with(rest));
-      if (begins) longest = std::max(longest, std::min(secret.size(), rest.size()));
+      if (begins) end = std::max(end, here + std::min(secret.size(), rest.size()));
+      for (const EchoedText& echo : echoes_) end = std::max(end, echo.SecretEnd(secret, here));
     }
-    return here + longest;
+    return end;
   }
 
   // Each run is judged once, at its beginning or where a redaction left off.
@@ -125,6 +130,7 @@ class Scrubber {
   std::string_view text_;
   bool cut_;  // there is more behind text_
   const std::vector<std::string_view>& secrets_;
+  EchoedText echoes_[2];
   std::string out_;
   size_t judged_until_ = 0;
 };

@@ -61,6 +61,23 @@ INSTANTIATE_TEST_SUITE_P(
         ScrubCase{"hex_run", "id 0af7651916cd43dd8448eb211c80319c.", {}, "id [redacted]"},
         ScrubCase{"jwt", "eyJhbGciOiJub25lIn0.eyJzdWIiOiJub2JvZHkifQ.", {}, "[redacted]"},
         ScrubCase{"percent_encoded", "a%2Fb%2Bcdefghijklmnop", {}, "[redacted]"},
+        ScrubCase{"short_secret_percent_encoded", "bad a%2Fb%2b", {"a/b+"}, "bad [redacted]"},
+        ScrubCase{"all_of_it_percent_encoded", "bad %68%75%73%68!", {"hush"}, "bad [redacted]!"},
+        ScrubCase{"some_of_it_percent_encoded", "bad h%75sh", {"hush"}, "bad [redacted]"},
+        ScrubCase{"form_encoded", "a=very+big+%2B&b", {"very big +"}, "a=[redacted]&b"},
+        ScrubCase{"a_plus_in_a_percent_encoded_secret", "x a+b%3D", {"a+b="}, "x [redacted]"},
+        ScrubCase{"a_secret_with_a_percent_sign", "%41b %2541b", {"%41b"}, "[redacted] [redacted]"},
+        ScrubCase{"a_decoded_one_is_another", "x %41b", {"%2541b"}, "x %41b"},
+        ScrubCase{"json_escapes", R"(x a\/b\u002B\")", {"a/b+\""}, "x [redacted]"},
+        ScrubCase{"html_references", "x a&#x2F;b&#43;&amp;&quot;&#061; y", {"a/b+&\"="}, "x [redacted] y"},
+        ScrubCase{"behind_a_lone_ampersand", "?a&b=h%75sh", {"hush"}, "?a&b=[redacted]"},
+        ScrubCase{"secrets_that_overlap_in_escapes", "x ab%63def y", {"abcd", "cdef"}, "x [redacted] y"},
+        ScrubCase{"one_within_an_escape", "x %6168 y", {"h", "6168"}, "x %[redacted] y"},
+        ScrubCase{"no_escapes",
+                  R"(100% \x \u12 \u00g1 &nbsp; &#x; &#256; &#; %2 %g1 %)",
+                  {"hush"},
+                  R"(100% \x \u12 \u00g1 &nbsp; &#x; &#256; &#; %2 %g1 %)"},
+        ScrubCase{"an_empty_secret_among_escapes", "a%2Fb %2", {""}, "a%2Fb %2"},
         ScrubCase{"no_digit_but_random_case", "KqWxRtYvZbNmLpQsDfGh", {}, "[redacted]"},
         ScrubCase{"endless_word", "qwrtpsdfghjklzxcvbnm", {}, "[redacted]"},
         ScrubCase{"nineteen_characters", "a123456789012345678", {}, "a123456789012345678"},
@@ -140,6 +157,25 @@ TEST(ScrubTextLengthTest, NoPartOfASecretShowsWhereALongTextIsNotLookedAtAnyMore
     const std::string scrubbed = ScrubText(text, {long_secret, secret});
     EXPECT_EQ(scrubbed.find("fake"), std::string::npos) << hidden << ": " << scrubbed;
   }
+}
+
+TEST(ScrubTextLengthTest, NoPartOfAnEncodedSecretShowsThereEither) {
+  const std::string secret = "fake/one", encoded = "f%61ke%2F&#x6f;n\\u0065";
+  for (size_t hidden = 2370; hidden <= 2400; ++hidden) {
+    const std::string long_secret(hidden, '!');
+    const std::string scrubbed = ScrubText(long_secret + encoded + std::string(5000, ' '), {long_secret, secret});
+    EXPECT_EQ(scrubbed.find_first_of("f%#\\"), std::string::npos) << hidden << ": " << scrubbed;
+  }
+}
+
+TEST(ScrubTextLengthTest, EscapesAtLengthAreNoBurden) {
+  const std::string secret = std::string(250'000, 'a') + "b";
+  std::string text;
+  while (text.size() < 500'000) text += "%61";
+  const std::vector<std::string_view> secrets(40, secret);
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(ScrubText(text, secrets), "[redacted]...");
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(1));
 }
 
 TEST(ScrubTextLengthTest, NoPartOfATokenRunShowsWhereALongTextIsNotLookedAtAnyMore) {
