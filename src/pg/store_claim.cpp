@@ -116,7 +116,10 @@ void PgStore::NoteUnopened(int64_t journal_id, const std::vector<Claim>& opened,
     for (int i = 0; i < count; i++) {
       ids[i] = unopened[i].schedule_id;
       generations[i] = unopened[i].generation;
-      messages[i] = "the stored refresh token does not open with the keys at hand";
+      // What it holds of the row did open.
+      messages[i] = unopened[i].refresh_token.empty()
+                        ? "the stored refresh token does not open with the keys at hand"
+                        : "the client_secret stored with the credential does not open with the keys at hand";
     }
     NoteUnreadable(ids, generations, messages, until, count);
   });
