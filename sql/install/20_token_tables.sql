@@ -138,9 +138,11 @@ END $$;
 CREATE TABLE in_flight (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     schedule_ids bigint[] NOT NULL,
+    only_asked bigint[] NOT NULL DEFAULT '{}',
     claimed_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE in_flight IS 'what the refresher is asking providers for right now; what is found here after a crash may have lost its answer';
+COMMENT ON COLUMN in_flight.only_asked IS 'of those whose provider is asked when the access token expires: no tokens come with that answer';
 
 CREATE TABLE parked_result (
     schedule_id bigint PRIMARY KEY,

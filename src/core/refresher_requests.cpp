@@ -18,6 +18,13 @@ void Refresher::Impl::Submit(const Lane& lane, Claim claim) {
   const Provider& provider = *flight.provider;
   flight.previous_secret = lane->prefers_previous_secret() && HasTwoSecrets(provider);
   flight.introspection = WantsIntrospection(claim, *lane);
+  if (claim.only_asked && !flight.introspection) {
+    if (!store.NoteRefresh(claim).ok()) {
+      StoreFailed();
+      return GiveBack(std::move(claim), DemandResult::kInternal);
+    }
+    claim.only_asked = false;
+  }
   flight.claim = std::move(claim);
   if (flight.introspection && lane->introspection_blocked_until() > now) return PutOffIntrospection(std::move(flight));
   Result<HttpRequest> request = BuildRequest(flight);

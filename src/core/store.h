@@ -47,6 +47,7 @@ struct Claim {
   int64_t schedule_id = 0;
   int32_t provider_id = 0;
   int64_t journal_id = 0;     // the store's note that this claim is in flight
+  bool only_asked = false;    // as the note has it, its refresh token does not go out: see Store::NoteRefresh
   int32_t token_table = 0;
   std::string row_key;
   std::string subject, label;
@@ -156,6 +157,9 @@ class Store {
 
   virtual Result<DueList> ListDue(Micros now, std::span<const DueQuota> quotas) = 0;
   virtual Result<ClaimBatch> ClaimRows(Micros now, std::span<const ClaimRequest> requests) = 0;
+  // A claim with an access token is noted as one that is asked about only, so that nobody takes its answer for lost. If
+  // it is to be refreshed after all, this comes first; without success, it is not.
+  virtual Status NoteRefresh(const Claim& claim) = 0;
   // One verdict per outcome, in order. Does not fail as a whole: what could not be written is kNotStored.
   virtual std::vector<SaveVerdict> Save(Micros now, std::span<const Outcome> outcomes) = 0;
 };

@@ -28,7 +28,15 @@ Statement read_schedule = {
     nullptr};
 
 Statement write_journal = {
-    "INSERT INTO token_refresh.in_flight (schedule_ids) VALUES ($1) RETURNING id", 1, {INT8ARRAYOID}, nullptr};
+    "INSERT INTO token_refresh.in_flight (schedule_ids, only_asked) VALUES ($1, $2) RETURNING id",
+    2,
+    {INT8ARRAYOID, INT8ARRAYOID},
+    nullptr};
+
+Statement note_refresh = {"UPDATE token_refresh.in_flight SET only_asked = array_remove(only_asked, $2) WHERE id = $1",
+                          2,
+                          {INT8OID, INT8OID},
+                          nullptr};
 
 Statement narrow_note = {
     "UPDATE token_refresh.in_flight SET schedule_ids = $2 WHERE id = $1", 2, {INT8OID, INT8ARRAYOID}, nullptr};
@@ -226,19 +234,26 @@ void NoteTroubles(std::span<const ClaimRequest> requests, const PlainClaim* rows
   NoteUnreadable(ids, generations, messages, until, count);
 }
 
+// If this commit is lost in a crash the rows are simply still due, so it need not wait for the disk.
+void CommitInMemory() {
+  set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
 // Notes what is about to be asked for, and puts out of the way what never can be, or not as it is.
 int64_t WriteJournal(Micros now, std::span<const ClaimRequest> requests, PlainClaim* rows) {
   int count = static_cast<int>(requests.size());
   int64_t* claimed = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
   int* hopeless = static_cast<int*>(palloc(sizeof(int) * count));
   int* troubled = static_cast<int*>(palloc(sizeof(int) * count));
-  int claimed_count = 0, hopeless_count = 0, troubled_count = 0;
+  int64_t* only_asked = static_cast<int64_t*>(palloc(sizeof(int64_t) * count));
+  int claimed_count = 0, only_asked_count = 0, hopeless_count = 0, troubled_count = 0;
   for (int i = 0; i < count; i++) {
     std::optional<Refusal> known = JudgeSchedule(now, requests[i], rows[i]);
     std::optional<Refusal> refusal = known ? known : JudgeTokenRow(rows[i]);
     if (!refusal) {
       rows[i].claimed = true;
       claimed[claimed_count++] = requests[i].schedule_id;
+      if (IsOnlyAsked(rows[i])) only_asked[only_asked_count++] = requests[i].schedule_id;
     } else if (!known && *refusal == Refusal::kUnreadable) {
       troubled[troubled_count++] = i;
     } else if ((!known && *refusal != Refusal::kLocked) || (*refusal == Refusal::kNeedsReauth && rows[i].due)) {
@@ -247,7 +262,7 @@ int64_t WriteJournal(Micros now, std::span<const ClaimRequest> requests, PlainCl
   }
   PutAway(requests, rows, hopeless, hopeless_count);
   NoteTroubles(requests, rows, troubled, troubled_count);
-  return claimed_count == 0 ? 0 : InsertNote(claimed, claimed_count);
+  return claimed_count == 0 ? 0 : InsertNote(claimed, claimed_count, only_asked, only_asked_count);
 }
 
 }  // namespace
@@ -257,10 +272,18 @@ std::optional<Refusal> JudgeClaim(Micros now, const ClaimRequest& request, const
   return refusal ? refusal : JudgeTokenRow(row);
 }
 
-int64_t InsertNote(const int64_t* schedule_ids, int count) {
-  // If this commit is lost in a crash the rows are simply still due, so it need not wait for the disk.
-  set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-  Datum values[] = {MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(schedule_ids[i]); })};
+bool IsOnlyAsked(const PlainClaim& row) { return row.token.access_wanted && row.token.stored_access != nullptr; }
+
+void NoteRefreshOf(int64_t note, int64_t schedule_id) {
+  CommitInMemory();
+  Datum values[] = {Int64GetDatum(note), Int64GetDatum(schedule_id)};
+  Execute(&note_refresh, values, false);
+}
+
+int64_t InsertNote(const int64_t* schedule_ids, int count, const int64_t* only_asked, int only_asked_count) {
+  CommitInMemory();
+  Datum values[] = {MakeArray(count, INT8OID, [&](int i, bool*) { return Int64GetDatum(schedule_ids[i]); }),
+                    MakeArray(only_asked_count, INT8OID, [&](int i, bool*) { return Int64GetDatum(only_asked[i]); })};
   Execute(&write_journal, values, false);
   bool is_null;
   return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));

@@ -39,8 +39,13 @@ struct ClaimRules {
 std::optional<int64_t> ReadAndNoteClaims(Micros now, std::span<const ClaimRequest> requests, const ClaimRules& rules,
                                          MemoryContext context, PlainClaim* rows);
 
-// Notes that these are about to be asked for.
-int64_t InsertNote(const int64_t* schedule_ids, int count);
+// Whether a row that was claimed has an access token that its provider is asked about, instead of for a new one.
+bool IsOnlyAsked(const PlainClaim& row);
+
+// Notes that these are about to be asked for, and which of them are only asked about.
+int64_t InsertNote(const int64_t* schedule_ids, int count, const int64_t* only_asked, int only_asked_count);
+// This one is not, after all.
+void NoteRefreshOf(int64_t note, int64_t schedule_id);
 // Only these are, after all. None: the note is deleted.
 void NarrowNote(int64_t note, const int64_t* schedule_ids, int count);
 

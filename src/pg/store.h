@@ -34,6 +34,7 @@ class PgStore final : public Store {
   Result<std::vector<std::shared_ptr<const Provider>>> LoadProviders() override;
   Result<DueList> ListDue(Micros now, std::span<const DueQuota> quotas) override;
   Result<ClaimBatch> ClaimRows(Micros now, std::span<const ClaimRequest> requests) override;
+  Status NoteRefresh(const Claim& claim) override;
   std::vector<SaveVerdict> Save(Micros now, std::span<const Outcome> outcomes) override;
 
   // For the worker.

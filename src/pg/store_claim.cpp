@@ -34,6 +34,7 @@ Claim MakeClaim(const ClaimRequest& request, const PlainClaim& row, int64_t jour
   if (row.due) claim.due_at = FromTimestamp(row.due_at);
   if (row.refresh_margin > 0) claim.refresh_margin = row.refresh_margin;
   claim.asked_for = request.on_demand;
+  claim.only_asked = IsOnlyAsked(row);
   return claim;
 }
 
@@ -168,11 +169,17 @@ Result<Secret> PgStore::OpenToken(const KeyRing& ring, int32_t token_table, cons
 Result<int64_t> PgStore::NoteInFlight(const std::vector<int64_t>& schedule_ids) {
   int64_t journal_id = 0;
   auto error = RunPostgres(kActivityClaim, [&] {
-    journal_id = InsertNote(schedule_ids.data(), static_cast<int>(schedule_ids.size()));
+    journal_id = InsertNote(schedule_ids.data(), static_cast<int>(schedule_ids.size()), nullptr, 0);
   });
   if (error) return Complain("claiming parked results", *error);
   journal_left_[journal_id] = static_cast<int>(schedule_ids.size());
   return journal_id;
+}
+
+Status PgStore::NoteRefresh(const Claim& claim) {
+  auto error = RunPostgres(kActivityClaim, [&] { NoteRefreshOf(claim.journal_id, claim.schedule_id); });
+  if (error) return Complain("noting a refresh", *error);
+  return Ok();
 }
 
 Result<ClaimBatch> PgStore::ClaimRows(Micros now, std::span<const ClaimRequest> requests) {

@@ -11,8 +11,8 @@ namespace {
 
 // Parameter: the notes of this refresher itself, for it may have had to begin before this succeeds.
 Statement recover_in_flight = {
-    "WITH lost AS (DELETE FROM token_refresh.in_flight WHERE id <> ALL ($1) RETURNING schedule_ids, claimed_at),"
-    " ids AS (SELECT u.id, l.claimed_at FROM lost l, unnest(l.schedule_ids) AS u(id)),"
+    "WITH lost AS (DELETE FROM token_refresh.in_flight WHERE id <> ALL ($1) RETURNING *),"
+    " ids AS (SELECT u.id, l.claimed_at FROM lost l, unnest(l.schedule_ids) AS u(id) WHERE u.id <> ALL (l.only_asked)),"
     " marked AS (UPDATE token_refresh.schedule s SET lost_response = true, "
     "  due_at = CASE WHEN s.row_key IS NOT NULL THEN least(s.due_at, now()) END FROM ids"
     "  WHERE s.id = ids.id AND s.status <> 'needs_reauth' AND coalesce(s.last_refreshed_at < ids.claimed_at, true)"

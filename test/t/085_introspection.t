@@ -4,6 +4,8 @@ use strict;
 use warnings;
 
 use FindBin;
+use IO::Select;
+use IO::Socket::INET;
 use lib "$FindBin::Bin/../support";
 use DialectTest;
 use PostgreSQL::Test::Utils;
@@ -14,7 +16,7 @@ my $dir = PostgreSQL::Test::Utils::tempdir();
 make_keys($dir);
 make_certificates($dir);
 my $server = start_dialect_server($dir);
-my $node   = new_node('main', 'token_refresh.sweep_interval' => '1h', 'log_min_messages' => 'debug5');
+my $node   = new_node('main', 'token_refresh.sweep_interval' => '1h', 'log_min_messages' => 'debug5', 'restart_after_crash' => 'on');
 
 sub sql { return $node->safe_psql('postgres', $_[0]); }
 
@@ -220,6 +222,32 @@ my ($code, undef, $stderr) = $node->psql('postgres', "SELECT token_refresh.creat
 like($stderr, qr/option "expiry_source" is "introspection", which needs option "introspection_endpoint"/, 'expiry_source introspection needs an endpoint');
 ($code, undef, $stderr) = $node->psql('postgres', "SELECT token_refresh.create_provider('wrong', 'c', 's', '{\"token_endpoint\": \"https://as.example/t\", \"expiry_source\": \"introspect\"}')");
 like($stderr, qr/introspection/, 'a wrong word is told what is allowed');
+
+# ---- a refresher that dies while it asks: no tokens are lost with that answer, unlike with that of a refresh
+
+# Connections are accepted by the system, and never answered.
+my $silent  = IO::Socket::INET->new(Listen => 5, LocalAddr => '127.0.0.1', Proto => 'tcp') or die "cannot listen: $!";
+my $nowhere = 'http://127.0.0.1:' . $silent->sockport;
+my @callers;
+sub call_arrives { return IO::Select->new($silent)->can_read($PostgreSQL::Test::Utils::timeout_default) && push(@callers, scalar $silent->accept); }
+sub pid { return sql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher'"); }
+
+sql(sprintf(q{SELECT token_refresh.create_provider('silent', 'test-client', 'obviously-fake-secret', %s)},
+    literal(json({ token_endpoint => "$nowhere/token", introspection_endpoint => "$nowhere/introspect", expiry_source => 'introspection' }))));
+store('silent', { access_token => 'fake-access-1', refresh_token => 'fake-refresh-1' });
+ok(call_arrives(), 'a token is asked about');
+sql(q{SELECT token_refresh.store_credential('silent', 'other', '{"access_token": "fake-access-1", "refresh_token": "fake-refresh-1", "expires_in": 3600}')});
+my $caller = start_query($node, q{SELECT success FROM token_refresh.refresh_credential('silent', 'other')});
+ok(call_arrives(), 'and another one is refreshed');
+is(sql('SELECT sum(cardinality(schedule_ids)), sum(cardinality(only_asked)) FROM token_refresh.in_flight'), '2|1', 'the journal tells them apart');
+my $pid = pid();
+kill('KILL', $pid) or die "cannot kill the refresher: $!";
+$caller->finish;
+poll_until($node, "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'token_refresh refresher' AND pid <> $pid", 'another refresher takes over');
+ok(call_arrives(), 'which asks again');
+poll_until($node, q{SELECT count(*) = 1 FROM token_refresh.audit_event WHERE event = 'response_lost'}, 'one answer may have been lost');
+is(sql(q{SELECT string_agg(c.subject || ' ' || s.lost_response, ', ' ORDER BY c.subject DESC) FROM token_refresh.schedule s JOIN token_refresh.credential c ON s.row_key = c.id::text WHERE c.provider = 'silent'}),
+    'subject false, other true', 'that to the refresh');
 
 ok(secrets_absent(read_log($node), map { ("fake-access-$_", "fake-refresh-$_") } 2), "no token in the log");
 $node->stop;

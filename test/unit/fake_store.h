@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -85,8 +86,15 @@ class FakeStore : public Store {
       EXPECT_FALSE(journal.contains(request.schedule_id)) << "claimed twice: " << request.schedule_id;
       journal[request.schedule_id] = journal_id;
       batch.claims.push_back(MakeClaim(request, journal_id));
+      if (batch.claims.back().only_asked) only_asked.insert(request.schedule_id);
     }
     return batch;
+  }
+
+  Status NoteRefresh(const Claim& claim) override {
+    if (TakeFault(fail_notes)) return Error{ErrorCode::kUnavailable, "faked", ""};
+    EXPECT_EQ(only_asked.erase(claim.schedule_id), 1u) << "noted as a refresh already: " << claim.schedule_id;
+    return Ok();
   }
 
   std::vector<SaveVerdict> Save(Micros now, std::span<const Outcome> outcomes) override {
@@ -94,7 +102,10 @@ class FakeStore : public Store {
     std::vector<SaveVerdict> verdicts;
     for (const Outcome& outcome : outcomes) {
       const SaveVerdict verdict = SaveOne(now, outcome);
-      if (verdict != SaveVerdict::kNotStored) journal.erase(outcome.claim.schedule_id);
+      if (verdict != SaveVerdict::kNotStored) {
+        journal.erase(outcome.claim.schedule_id);
+        only_asked.erase(outcome.claim.schedule_id);
+      }
       if (on_saved) on_saved(outcome, verdict);
       verdicts.push_back(verdict);
     }
@@ -104,8 +115,10 @@ class FakeStore : public Store {
   // What the real store does at start: a row that is still claimed may have lost an answer.
   void Restart() {
     for (const auto& [id, journal_id] : journal)
-      if (const auto row = rows.find(id); row != rows.end()) row->second.lost_response = true;
+      if (const auto row = rows.find(id); row != rows.end() && !only_asked.contains(id))
+        row->second.lost_response = true;
     journal.clear();
+    only_asked.clear();
   }
 
   // An application stores new tokens.
@@ -126,10 +139,11 @@ class FakeStore : public Store {
   uint64_t providers_version = 1;
   std::map<int64_t, Row> rows;
   std::map<int64_t, int64_t> journal;  // claimed rows
+  std::set<int64_t> only_asked;        // of these, according to the journal
   std::function<void(const Outcome&, SaveVerdict)> on_saved;
   std::function<void()> before_claim;  // called once, by the next ClaimRows
 
-  int fail_loads = 0, fail_lists = 0, fail_claims = 0, fail_saves = 0;  // so many calls fail
+  int fail_loads = 0, fail_lists = 0, fail_claims = 0, fail_saves = 0, fail_notes = 0;  // so many calls fail
   int loads = 0, lists = 0, claim_calls = 0, saves = 0;
 
  private:
@@ -180,6 +194,8 @@ class FakeStore : public Store {
     claim.client_id = row.client_id;
     claim.client_secret = Secret(row.client_secret);
     if (!row.expires_at && !request.on_demand && !row.hides_access_token) claim.access_token = Secret(row.access_token);
+    // What cannot be read shows only when it is opened.
+    claim.only_asked = !row.expires_at && !request.on_demand && !row.access_token.empty();
     claim.generation = row.generation;
     claim.attempts = row.attempts;
     claim.lost_response = row.lost_response;

@@ -84,6 +84,40 @@ TEST_F(IntrospectionEngineTest, WhatIsNotActiveIsRefreshed) {
   EXPECT_TRUE(InFlight(1));
 }
 
+// With the answer to a question no tokens are lost; with that to a refresh they may be.
+TEST_F(IntrospectionEngineTest, TheJournalKnowsWhatIsOnlyAsked) {
+  AddUnknown(1);
+  Turn();
+  ASSERT_TRUE(Introspecting());
+  EXPECT_TRUE(store.only_asked.contains(1));
+  // Somebody wants a new token meanwhile.
+  engine->RequestNow(1, -1);
+  AnswerIntrospection(200, ExpiringIn(kHour));
+  EXPECT_TRUE(InFlight(1));
+  EXPECT_FALSE(store.only_asked.contains(1));
+  EXPECT_TRUE(store.journal.contains(1));
+  store.Restart();
+  EXPECT_TRUE(Row(1).lost_response);
+}
+
+TEST_F(IntrospectionEngineTest, WhatCannotBeReadIsNotedAsARefresh) {
+  AddUnknown(1).hides_access_token = true;
+  Turn();
+  EXPECT_TRUE(InFlight(1));
+  EXPECT_FALSE(store.only_asked.contains(1));
+}
+
+TEST_F(IntrospectionEngineTest, NothingIsRefreshedThatCannotBeNoted) {
+  AddUnknown(1).hides_access_token = true;
+  store.fail_notes = 1;
+  Turn();
+  EXPECT_TRUE(transport.pending.empty());
+  Turn();
+  EXPECT_FALSE(store.journal.contains(1));
+  Run(kMinute);
+  EXPECT_TRUE(InFlight(1));
+}
+
 TEST_F(IntrospectionEngineTest, ANewTokenThatIsCalledInactiveIsNotRefreshedForEver) {
   AddRow(1);
   Turn();
