@@ -66,12 +66,19 @@ bool AnnouncesIss(const SecretJson& document) {
 
 DiscoveredOptions Unusable(std::string message) { return {{}, "document_unusable", std::move(message)}; }
 
+// What another server says is shown only if it is a plain URL, and not a long one.
+std::string NameOfOther(std::string_view issuer) {
+  const bool shown = issuer.size() <= 200 && ParseHttpUrl(std::string(issuer)).has_value();
+  return shown ? "the document is of the issuer \"" + std::string(issuer) + "\", which is not the one that was asked"
+               : "the issuer in the document is not the one that was asked";
+}
+
 DiscoveredOptions Mismatch(std::string_view found, std::string_view asked) {
   const bool differ_by_slash = WithoutLastSlash(found) == WithoutLastSlash(asked);
   return {{},
           "issuer_mismatch",
           differ_by_slash ? "the issuer in the document differs by a slash at its end; ask for that one"
-                          : "the issuer in the document is not the one that was asked"};
+                          : NameOfOther(found)};
 }
 
 }  // namespace

@@ -202,7 +202,8 @@ Status CheckAnswerOptions(const ProviderOptions& options) {
   if (options.answer.success_value.has_value() && options.answer.success_pointer.empty()) {
     return OptionError("success_value", "needs option \"success_pointer\"");
   }
-  if (options.timing.introspects && options.introspection_endpoint.empty()) {
+  // Without a token endpoint they are not whole yet: what the issuer publishes may have the other one, too.
+  if (options.timing.introspects && options.introspection_endpoint.empty() && !options.token_endpoint.empty()) {
     return OptionError("expiry_source", "is \"introspection\", which needs option \"introspection_endpoint\"");
   }
   return CheckCapturedPlaces(options.answer);

@@ -375,8 +375,9 @@ subtest 'discovery' => sub {
         return "$state " . ($detail // $error);
     };
     like($ask->($url), qr/"token_endpoint": "\Q$url\E\/token"/, 'a good one');
-    like($ask->($url, metadata => { issuer => 'https://evil.example.com' }), qr/^08006 the issuer in the document is not the one/, 'another issuer');
-    like($ask->("$url/"), qr/^08006 /, 'a slash more');
+    like($ask->($url, metadata => { issuer => 'https://evil.example.com' }), qr{^08006 the document is of the issuer "https://evil\.example\.com", which is not the one that was asked}, 'another issuer');
+    like($ask->($url, metadata => { issuer => 'secret word' }), qr{^08006 the issuer in the document is not the one}, '... of which nothing is shown unless it is a URL');
+    like($ask->("$url/"), qr/^08006 .*by a slash/, 'a slash more');
     like($ask->($url, raw => { $path => [ 404, 'text/plain', 'no' ] }), qr/^08006 the issuer publishes neither/, 'none');
     like($ask->($url, raw => { $path => [ 200, 'text/html', '<html>welcome</html>' ] }), qr/^08006 the discovery document is not a JSON object/, 'HTML');
     like($ask->($url, raw => { $path => [ 200, 'application/json', '["a"]' ] }), qr/^08006 the discovery document is not a JSON object/, 'an array');
@@ -396,6 +397,10 @@ subtest 'discovery' => sub {
 
     sql(qq{SELECT token_refresh.create_provider('with', 'app', 'fake', '{"issuer": "$url"}'), token_refresh.create_provider('without', 'app', options => '{"issuer": "$url"}')});
     is(sql(q{SELECT string_agg(options ->> 'token_endpoint_auth_method', ' ' ORDER BY name) FROM token_refresh.provider WHERE name LIKE 'with%'}), 'client_secret_basic none', 'a client with a secret, and one without');
+    $server->control(metadata => { introspection_endpoint => "$url/introspect" });
+    like(sql(qq{SELECT token_refresh.create_provider('asks', 'app', 'fake', '{"issuer": "$url", "expiry_source": "introspection"}'); SELECT effective_options ->> 'introspection_endpoint' FROM token_refresh.provider WHERE name = 'asks'}), qr{/introspect$}, 'options may rest on what is found');
+    $server->control();
+    like(error_of($node, qq{SELECT token_refresh.create_provider('cannot', 'app', 'fake', '{"issuer": "$url", "expiry_source": "introspection"}')}), qr/^22023 option "expiry_source" .*needs option "introspection_endpoint"/, '... and not on what is not');
     like(sql(qq{SELECT token_refresh.create_provider('mine', 'app', 'fake', '{"issuer": "$url", "revocation_endpoint": "$url/mine"}'); SELECT options ->> 'revocation_endpoint' FROM token_refresh.provider WHERE name = 'mine'}), qr{/mine$}, 'options that are given go first');
     $server->control(down => [$path]);
     like(error_of($node, qq{SELECT token_refresh.create_provider('never', 'app', 'fake', '{"issuer": "$url"}')}), qr/^08006 issuer "\Q$url\E" cannot be discovered/, 'create_provider says so, too');
