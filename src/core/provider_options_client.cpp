@@ -170,7 +170,9 @@ Status CheckClientOptions(const SecretJson& object, const ProviderOptions& optio
 
 Status CheckProviderClient(const ProviderOptions& options, bool has_client_id, bool has_client_secret) {
   if (options.token_endpoint.empty()) {
-    return Invalid("option \"token_endpoint\" is missing", "Give options.token_endpoint, or a preset that has one.");
+    return Invalid("option \"token_endpoint\" is missing",
+                   "Give options.token_endpoint, or options.issuer, whose metadata has it, or options.preset: see "
+                   "token_refresh.provider_preset.");
   }
   const bool grants = options.request.grant_type == kJwtBearerGrant;
   if (!has_client_id && options.registration_endpoint.empty()) {

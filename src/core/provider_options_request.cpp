@@ -123,7 +123,9 @@ Status SetVariables(std::string_view key, const SecretJson& value, ProviderOptio
       return OptionError(key, "must not hold " + QuoteWord(name) + ", which has a meaning of its own");
     }
     if (member.is_null() || TextOf(member) == "") {
-      return OptionError(key, "needs a value for " + QuoteWord(name));
+      return OptionError(key, "needs a value for " + QuoteWord(name),
+                         "Give it, as {\"variables\": {\"" + std::string(name) +
+                             "\": \"...\"}}; for a preset, docs/providers.md says what it is.");
     }
     const std::string place = std::string(key) + "." + std::string(name);
     if (Status type = CheckOptionType(place, OptionType::kText, member); !type) return type;

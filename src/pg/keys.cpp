@@ -28,6 +28,8 @@ using std::chrono::steady_clock;
 constexpr const char* kHowToMakeAKey =
     "Make one with: (umask 077; echo \"main $(openssl rand -base64 32)\" > FILE), owned by the server's user, "
     "and set token_refresh.key_file to its absolute path.";
+constexpr const char* kHowToLetUsRead =
+    "The server's user must be able to read it, and to search the directories above it.";
 // A command that failed is left alone for so long: it may have kept us waiting.
 constexpr auto kCommandPause = std::chrono::seconds(kKeyCommandSeconds);
 // After a failure, and when a key is missing again, a process that has a ring waits so long before it reads
@@ -87,7 +89,11 @@ Status CheckMode(const struct stat& info, const char* path) {
 
 Result<Secret> ReadKeyFile(const char* path) {
   Descriptor file{open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
-  if (file.fd < 0) return Unusable(path, std::string("could not open the key file: ") + strerror(errno));
+  if (file.fd < 0) {
+    const int error = errno;
+    return Unusable(path, std::string("could not open the key file: ") + strerror(error),
+                    error == EACCES ? kHowToLetUsRead : kHowToMakeAKey);
+  }
   struct stat info;
   if (fstat(file.fd, &info) != 0)
     return Unusable(path, std::string("could not examine the key file: ") + strerror(errno));

@@ -81,6 +81,8 @@ subtest 'a key ring that cannot be used' => sub {
     my ($good) = $first =~ /^first (.*)\n/;
     my @cases = (
         [ 'no file', undef, undef, "could not open the key file: No such file or directory ($make)" ],
+        [ 'a file that cannot be opened', $first, 0000,
+            "could not open the key file: Permission denied (The server's user must be able to read it, and to search the directories above it.)" ],
         [ 'a file that others can read', $first, 0644, 'the key file can be read or written by others (Set its mode to 0600.)' ],
         [ 'a file that the group can read', $first, 0640, 'the key file can be read or written by others (Set its mode to 0600.)' ],
         [ 'an empty file', '', undef, 'the key ring holds no key (Make one with: echo "main $(openssl rand -base64 32)")' ],

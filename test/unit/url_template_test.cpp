@@ -97,6 +97,8 @@ TEST(TemplateOptionsTest, RefusesWhatCannotBeFilledOrIsNotSafe) {
   const auto refused = [](std::string_view json) { return RefusedOptions(json).message; };
   EXPECT_EQ(refused(R"({"variables": {"tenant": null}})"), R"(option "variables" needs a value for "tenant")");
   EXPECT_EQ(refused(R"({"variables": {"tenant": ""}})"), R"(option "variables" needs a value for "tenant")");
+  EXPECT_EQ(RefusedOptions(R"({"variables": {"tenant": null}})").hint,
+            R"(Give it, as {"variables": {"tenant": "..."}}; for a preset, docs/providers.md says what it is.)");
   EXPECT_EQ(refused(R"({"variables": {"tenant": 7}})"), R"(option "variables.tenant" must be text, not a number)");
   EXPECT_EQ(refused(R"({"variables": {"now": "x"}})"),
             R"(option "variables" must not hold "now", which has a meaning of its own)");
