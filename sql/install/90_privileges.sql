@@ -12,3 +12,12 @@ GRANT EXECUTE ON FUNCTION @extschema@._feed_schedule() TO PUBLIC;
 
 -- The launcher hears of the extension when this commits.
 SELECT @extschema@._wake_refresher();
+
+-- Whoever has forgotten this would otherwise find out when the first token has expired.
+DO $$
+BEGIN
+    IF (SELECT s.phase = 'not_preloaded' FROM @extschema@._refresher_state() s) THEN
+        RAISE WARNING 'no token will be refreshed: token_refresh is not preloaded'
+            USING HINT = 'Add token_refresh to shared_preload_libraries and restart the server.';
+    END IF;
+END $$;

@@ -10,7 +10,11 @@ use Test::More;
 use TokenRefreshTest;
 
 my $server = start_token_server();
-my $node   = new_node('main', 'shared_preload_libraries' => '');
+my $node   = new_node('main', 'shared_preload_libraries' => '', -extension => 0);
+
+my ($created, undef, $warned) = $node->psql('postgres', 'CREATE EXTENSION token_refresh');
+is($created, 0, 'CREATE EXTENSION works');
+like($warned, qr/WARNING:  no token will be refreshed: token_refresh is not preloaded\nHINT:  Add token_refresh to shared_preload_libraries and restart the server\./, '... and says what is missing');
 
 # SQLSTATE, message and hint of the error that the SQL raises.
 sub error_of
@@ -28,7 +32,7 @@ my $refusal = '55000 cannot refresh tokens: token_refresh is not preloaded '
 create_provider($node, 'acme', token_endpoint => $server->token_endpoint('acme'));
 my ($valid) = $server->grants('acme', subjects => ['valid']);
 store_credential($node, 'acme', $valid, $server->expired_grants('acme', subjects => ['expired']));
-pass('CREATE EXTENSION, creating a provider and storing credentials work');
+pass('creating a provider and storing credentials work');
 
 is(access_token($node, 'acme', 'valid'), $valid->{access_token}, 'a valid token is read');
 is($node->safe_psql('postgres', q{SELECT status FROM token_refresh.get_token('acme', 'valid')}), 'connected', 'by get_token too');
@@ -75,6 +79,8 @@ $node->restart;
 poll_until($node, q{SELECT min(refresh_count) = 1 FROM token_refresh.token_status WHERE subject IN ('expired', 'late')},
     'after adding it and a restart, what is due is refreshed');
 
+($created, undef, $warned) = $node->psql('postgres', 'DROP EXTENSION token_refresh; CREATE EXTENSION token_refresh');
+is($warned, '', 'CREATE EXTENSION warns of nothing then');
 $node->safe_psql('postgres', 'DROP EXTENSION token_refresh');
 $node->stop;
 done_testing();
