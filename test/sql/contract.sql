@@ -32,6 +32,9 @@ WHERE c.relnamespace = 'token_refresh'::regnamespace AND c.relkind IN ('r', 'p',
   AND obj_description(c.oid, 'pg_class') IS NULL;
 SELECT t.oid::regtype AS without_comment FROM pg_type t
 WHERE t.typnamespace = 'token_refresh'::regnamespace AND t.typrelid = 0 AND t.typelem = 0 AND obj_description(t.oid, 'pg_type') IS NULL;
+SELECT a.attrelid::regclass AS relation, a.attname AS without_comment FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+WHERE c.relnamespace = 'token_refresh'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition AND c.relname !~ '^_'
+  AND a.attnum > 0 AND NOT a.attisdropped AND col_description(a.attrelid, a.attnum) IS NULL;
 
 -- Whatever runs with the rights of its owner has its search_path pinned: no row.
 SELECT p.oid::regprocedure AS not_pinned FROM pg_proc p
