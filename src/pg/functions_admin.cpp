@@ -258,7 +258,7 @@ extern "C" Datum token_refresh_provider_states(PG_FUNCTION_ARGS) {
     Datum values[] = {Int32GetDatum(states[i].provider_id), Int32GetDatum(states[i].in_flight),
                       held ? CStringGetTextDatum(held->reason) : static_cast<Datum>(0),
                       held ? TimestampTzGetDatum(ToTimestamp(held->until)) : static_cast<Datum>(0)};
-    bool nulls[] = {false, false, !held, !held};
+    bool nulls[] = {false, false, !held, !held || held->until == 0};
     tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
   }
   return 0;

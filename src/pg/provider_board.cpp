@@ -19,9 +19,19 @@ int TakeEntryLocked(Oid database, int* from) {
   return -1;
 }
 
+void MarkUnusable(const std::vector<int32_t>& unusable, std::vector<ProviderState>* states) {
+  auto at = states->begin();
+  for (const int32_t id : unusable) {
+    at = std::find_if(at, states->end(), [&](const ProviderState& s) { return s.provider_id >= id; });
+    if (at == states->end() || at->provider_id != id) at = states->insert(at, ProviderState{.provider_id = id});
+    at->unusable = true;
+  }
+}
+
 }  // namespace
 
-void ProviderBoard::Show(Oid database, const std::vector<ProviderState>& busy) {
+void ProviderBoard::Show(Oid database, std::vector<ProviderState> busy, const std::vector<int32_t>& unusable) {
+  MarkUnusable(unusable, &busy);
   const auto same = [](const Shown& shown, const ProviderState& state) { return shown.state == state; };
   if (std::equal(shown_.begin(), shown_.end(), busy.begin(), busy.end(), same)) return;
 

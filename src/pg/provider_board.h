@@ -15,8 +15,8 @@ constexpr int kMaxProviderEntries = 2048;  // in the whole cluster
 // The refresher's side: one, in its own process. It remembers what is shown, and writes what has changed.
 class ProviderBoard {
  public:
-  // busy: in the order of ids.
-  void Show(Oid database, const std::vector<ProviderState>& busy);
+  // busy, and those that cannot be used: both in the order of ids.
+  void Show(Oid database, std::vector<ProviderState> busy, const std::vector<int32_t>& unusable);
 
  private:
   struct Shown {

@@ -87,7 +87,7 @@ void Turn(Worker* worker) {
     for (const FinishedDemand& finished : worker->engine->TakeFinished())
       FinishRequest(worker->database, {RequestKind::kRefresh, finished.schedule_id}, finished.result);
     AdvertiseCounters(worker->database, worker->engine->counters());
-    worker->board.Show(worker->database, worker->engine->BusyProviders());
+    worker->board.Show(worker->database, worker->engine->BusyProviders(), worker->store->unusable_providers());
     return Ok();
   });
 }

@@ -179,13 +179,16 @@ Result<std::vector<std::shared_ptr<const Provider>>> PgStore::LoadProviders() {
   if (error) return Complain("reading providers", *error);
   provider_names_.clear();
   providers_.clear();
+  unusable_providers_.clear();
   for (uint64 i = 0; i < plain.count; i++) {
     provider_names_[plain.rows[i].id] = plain.rows[i].name;
     Result<Provider> provider = MakeProvider(plain.rows[i]);
-    if (provider.ok())
+    if (provider.ok()) {
       providers_.push_back(std::make_shared<const Provider>(std::move(*provider)));
-    else
-      ReportUnusable(plain.rows[i], provider.error());
+      continue;
+    }
+    unusable_providers_.push_back(plain.rows[i].id);
+    ReportUnusable(plain.rows[i], provider.error());
   }
   providers_at_version_ = version;
   return providers_;

@@ -40,6 +40,8 @@ class PgStore final : public Store {
   // For the worker.
   // Null: there is none, or it cannot be used.
   std::shared_ptr<const Provider> FindProviderByName(const std::string& name);
+  // Those among the providers loaded last that cannot be used: their ids, in order.
+  const std::vector<int32_t>& unusable_providers() const { return unusable_providers_; }
   // Whether the database (still) has the extension that the worker started with. Being a transaction,
   // this is also how an idle process hears what other sessions have changed.
   bool ExtensionPresent();
@@ -182,6 +184,7 @@ class PgStore final : public Store {
   uint64_t paused_at_version_ = 0;
   Micros last_complaint_at_ = 0;
   std::vector<std::shared_ptr<const Provider>> providers_;  // that can be used
+  std::vector<int32_t> unusable_providers_;                  // ids of the others
   uint64_t providers_at_version_ = 0;
   std::unordered_map<int32_t, std::string> provider_names_;  // of all
   std::unordered_map<int64_t, int32_t> unsaved_;  // schedule id and table of the tokens that could not even be parked

@@ -111,6 +111,18 @@ subtest 'disabled' => sub {
     is(state_of('idle')->{held_back}, undef, 'and not any more');
 };
 
+subtest 'a client secret that does not open' => sub {
+    my $key_file = $node->basedir . '/token_refresh.keys';
+    rename $key_file, "$key_file.away" or die "cannot rename the key file: $!";
+    TokenRefreshTest::new_key_file($node);
+    $node->reload;
+    my $state = await_reason('idle', 'unusable', 'a provider whose key is gone');
+    is_deeply([ @$state{qw(in_flight until)} ], [ 0, undef ], 'until somebody puts it back');
+    rename "$key_file.away", $key_file or die "cannot rename the key file: $!";
+    $node->reload;
+    await_reason('idle', undef, 'which ends it');
+};
+
 subtest 'as the reference shows it' => sub {
     my ($snippet) = slurp_file("$FindBin::Bin/../../docs/reference.md") =~ /^( {4}SELECT p\.\* FROM jsonb_to_recordset.*?;)$/ms or die 'no snippet';
     like(query($snippet), qr/^idle\|0\|400\|\|$/m, 'a row for each provider');

@@ -196,6 +196,14 @@ TEST(ProviderLaneTest, AnIdleLaneHasNothingToTell) {
   EXPECT_TRUE(lane.StateAt(kNow).quiet());
 }
 
+TEST(ProviderLaneTest, OneThatCannotBeUsedIsShownWithoutAnEnd) {
+  const ProviderState state{.provider_id = 1, .budget_at = kNow + kSecond, .unusable = true};
+  EXPECT_FALSE(state.quiet());
+  ASSERT_TRUE(WhyHeldBack(state, kNow));
+  EXPECT_STREQ(WhyHeldBack(state, kNow)->reason, "unusable");
+  EXPECT_EQ(WhyHeldBack(state, kNow)->until, 0);
+}
+
 TEST(ProviderLaneTest, ARateLimitIsShownUntilItIsOver) {
   ProviderLane lane(MakeProvider());
   lane.BlockUntil(kNow + kMinute);
