@@ -25,11 +25,13 @@ import socketserver
 import struct
 import sys
 import threading
+import time
 
 ADDRESSES = ("127.0.0.1", "10.77.0.1", "169.254.169.254", "64:ff9b::a9fe:a9fe")
 PORT = 8080
 SIOCSIFFLAGS, SIOCSIFADDR = 0x8914, 0x8916
 UP = 0x1
+TENTATIVE = 0x40  # IFA_F_TENTATIVE
 A, AAAA = 1, 28
 
 
@@ -43,6 +45,17 @@ def furnish():
         for address in (a for a in ADDRESSES if ":" in a):
             packed = socket.inet_pton(socket.AF_INET6, address)
             fcntl.ioctl(control, SIOCSIFADDR, struct.pack("=16sIi", packed, 128, socket.if_nametoindex("lo")))
+    deadline = time.monotonic() + 60
+    while has_tentative_address():
+        if time.monotonic() > deadline:
+            sys.exit("an address of this namespace does not become usable")
+        time.sleep(0.01)
+
+
+# The kernel takes an IPv6 address into use a moment after it was given, on a loopback interface as well.
+def has_tentative_address():
+    with open("/proc/net/if_inet6") as file:
+        return any(int(line.split()[4], 16) & TENTATIVE for line in file)
 
 
 class State:
