@@ -115,31 +115,18 @@ void LeaveTableScope(const TableScope& scope) {
 }
 
 void BeginTableAttempt(TableAttempt* attempt) {
-  attempt->context = CurrentMemoryContext;
-  attempt->owner = CurrentResourceOwner;
   attempt->error_context = error_context_stack;
-  BeginInternalSubTransaction(nullptr);
-  // What f makes outlives the subtransaction.
-  MemoryContextSwitchTo(attempt->context);
+  BeginAttempt(&attempt->subtransaction);
 }
 
 void EndTableAttempt(const TableAttempt& attempt) {
   LeaveTableScope(attempt.scope);
-  ReleaseCurrentSubTransaction();
-  MemoryContextSwitchTo(attempt.context);
-  CurrentResourceOwner = attempt.owner;
+  EndAttempt(attempt.subtransaction);
 }
 
 void AbortTableAttempt(const TableAttempt& attempt, TableError* error) {
-  MemoryContextSwitchTo(attempt.context);
-  ErrorData* data = CopyErrorData();
-  FlushErrorState();
-  RollbackAndReleaseCurrentSubTransaction();
-  MemoryContextSwitchTo(attempt.context);
-  CurrentResourceOwner = attempt.owner;
+  AbortAttempt(attempt.subtransaction, error);
   Disarm();
-  error->sqlstate = data->sqlerrcode;
-  error->message = data->message != nullptr ? data->message : pstrdup("");
 }
 
 void RaiseIfCanceled(const TableError& error) {

@@ -7,6 +7,7 @@
 // user and disarms the time limit.
 #pragma once
 
+#include "pg/attempt.h"
 #include "pg/postgres_api.h"
 #include "pg/token_tables.h"
 
@@ -35,11 +36,7 @@ void FixKeyText();
 // The same for what the owner's SQL means, and for what becomes of the tokens in the parameters.
 void FixSqlMeaning();
 
-// An error that stayed in a subtransaction; palloc'd.
-struct TableError {
-  int sqlstate;
-  char* message;
-};
+using TableError = CaughtError;
 
 // What a status says of a row that cannot be read; palloc'd. What the owner's own code says may quote a token.
 char* DescribeUnreadable(const TableError& error);
@@ -54,8 +51,7 @@ void RaiseIfCanceled(const TableError& error);
 
 // The parts of TryOnTable.
 struct TableAttempt {
-  MemoryContext context;
-  ResourceOwner owner;
+  OpenAttempt subtransaction;
   ErrorContextCallback* error_context;
   TableScope scope;
 };
