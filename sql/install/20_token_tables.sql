@@ -144,11 +144,14 @@ CREATE TABLE in_flight (
 COMMENT ON TABLE in_flight IS 'what the refresher is asking providers for right now; what is found here after a crash may have lost its answer';
 COMMENT ON COLUMN in_flight.only_asked IS 'of those whose provider is asked when the access token expires: no tokens come with that answer';
 
+-- Ordinarily what belongs to a row, and is compared with it by the schedule. Of several tokens in an answer those of which that
+-- cannot be said, since there is no such row yet, or none that can be read, stand here under their name: token_table is 0, the
+-- id is theirs alone, and asked_at decides whether they still are the newest.
 CREATE TABLE parked_result (
     schedule_id bigint PRIMARY KEY,
     token_table integer NOT NULL,
-    row_key text COLLATE "C" NOT NULL,
-    replaces_refresh_token bytea NOT NULL,
+    row_key text COLLATE "C" CHECK (row_key IS NOT NULL OR token_table = 0),
+    replaces_refresh_token bytea CHECK (replaces_refresh_token IS NOT NULL OR token_table = 0),
     access_token bytea CHECK (access_token IS NOT NULL OR refresh_token IS NOT NULL),
     refresh_token bytea,
     token_type text NOT NULL,
@@ -162,17 +165,30 @@ CREATE TABLE parked_result (
     retry_at timestamptz NOT NULL DEFAULT now(),
     parked_at timestamptz NOT NULL DEFAULT now(),
     generation bigint NOT NULL DEFAULT 0,
-    replaces bytea
+    replaces bytea,
+    captured jsonb,
+    expiry_assumed boolean NOT NULL DEFAULT false,
+    provider text COLLATE "C" REFERENCES provider (name) ON DELETE CASCADE,
+    subject text COLLATE "C",
+    label text COLLATE "C",
+    client_id text,
+    client_secret bytea,
+    asked_at timestamptz CHECK (asked_at IS NOT NULL OR token_table <> 0)
 );
 CREATE INDEX parked_result_replaces ON parked_result (token_table, replaces);
 ALTER TABLE parked_result ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;
 COMMENT ON COLUMN parked_result.schedule_id IS 'whose they are; the envelopes are bound to it';
+COMMENT ON COLUMN parked_result.token_table IS '0: they belong to no row that is known';
 COMMENT ON COLUMN parked_result.row_key IS 'where the row stood when they were last looked at';
 COMMENT ON COLUMN parked_result.replaces IS 'SHA-256 of the refresh token in the row, as stored there';
 COMMENT ON COLUMN parked_result.generation IS 'that of the schedule when these were given; if it has moved on, other tokens were stored in the row';
 COMMENT ON COLUMN parked_result.access_token IS 'NULL: a refresh token came alone; the access token in the row stays';
 COMMENT ON COLUMN parked_result.retry_at IS 'when the table is asked again to take them';
 COMMENT ON COLUMN parked_result.due_at IS 'when these tokens themselves are to be refreshed';
+COMMENT ON COLUMN parked_result.captured IS 'as in credential; NULL: what stands there stays';
+COMMENT ON COLUMN parked_result.expiry_assumed IS 'expires_at is assumed until the provider has been asked, when they are stored';
+COMMENT ON COLUMN parked_result.provider IS 'with subject and label, the credential that is to have them; NULL: the row says that';
+COMMENT ON COLUMN parked_result.asked_at IS 'they replace nothing that is newer';
 COMMENT ON TABLE parked_result IS 'fresh tokens, sealed, whose table rejected the write; retried until it takes them';
 
 -- A ring of sixteen partitions, one a month: no DDL at run time, and what is too old is truncated.

@@ -27,7 +27,7 @@ FROM (SELECT 'provider' AS place, @extschema@._envelope_key(s) AS key_id
           FROM @extschema@.credential, LATERAL unnest(ARRAY[access_token, refresh_token, client_secret]) s WHERE s IS NOT NULL
       UNION ALL
       SELECT 'parked_result', @extschema@._envelope_key(s)
-          FROM @extschema@.parked_result, LATERAL unnest(ARRAY[access_token, refresh_token, replaces_refresh_token]) s WHERE s IS NOT NULL
+          FROM @extschema@.parked_result, LATERAL unnest(ARRAY[access_token, refresh_token, replaces_refresh_token, client_secret]) s WHERE s IS NOT NULL
       UNION ALL
       SELECT 'api_token', @extschema@._envelope_key(successor) FROM @extschema@.api_token WHERE successor IS NOT NULL
       UNION ALL
@@ -68,13 +68,16 @@ BEGIN
     UPDATE @extschema@.parked_result r SET
         access_token = @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'access_token', r.access_token),
         refresh_token = @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'refresh_token', r.refresh_token),
-        replaces_refresh_token = @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'replaces_refresh_token', r.replaces_refresh_token)
+        replaces_refresh_token = @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'replaces_refresh_token', r.replaces_refresh_token),
+        client_secret = @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'client_secret', r.client_secret)
         WHERE substring(r.access_token, 2, 8) <> sealing
               AND @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'access_token', r.access_token) <> r.access_token
            OR substring(r.refresh_token, 2, 8) <> sealing
               AND @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'refresh_token', r.refresh_token) <> r.refresh_token
            OR substring(r.replaces_refresh_token, 2, 8) <> sealing
-              AND @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'replaces_refresh_token', r.replaces_refresh_token) <> r.replaces_refresh_token;
+              AND @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'replaces_refresh_token', r.replaces_refresh_token) <> r.replaces_refresh_token
+           OR substring(r.client_secret, 2, 8) <> sealing
+              AND @extschema@._reseal('token_refresh.parked_result', r.schedule_id::text, 'client_secret', r.client_secret) <> r.client_secret;
     GET DIAGNOSTICS parked = ROW_COUNT;
     UPDATE @extschema@.signing_key g SET key = @extschema@._reseal('token_refresh.signing_key', g.kid, 'key', g.key)
         WHERE substring(g.key, 2, 8) <> sealing AND @extschema@._reseal('token_refresh.signing_key', g.kid, 'key', g.key) <> g.key;

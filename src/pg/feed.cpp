@@ -29,7 +29,8 @@ Statement resolve_parked = {
     " WHERE s.token_table = $1 AND s.row_key = $2 AND p.schedule_id = s.id", 2,
     {INT4OID, TEXTOID}, nullptr};
 constexpr const char* kClearSchedule = "DELETE FROM token_refresh.schedule WHERE token_table = $1";
-constexpr const char* kClearParked = "DELETE FROM token_refresh.parked_result WHERE token_table = $1";
+constexpr const char* kClearParked =
+    "DELETE FROM token_refresh.parked_result WHERE token_table = $1 OR token_table = 0 AND $1 = 1";
 
 // What of a row says when it falls due, and whose it is. The key comes in addition.
 constexpr TokenColumn kWatchedColumns[] = {

@@ -36,6 +36,22 @@ Statement expect_tokens = {
     4,
     {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
     nullptr};
+// What is parked under its name has an id of its own.
+Statement revoke_by_name = {
+    "SELECT token_refresh._queue_revocation($1, $2, $3, t.token, 'token_refresh.parked_result', p.schedule_id::text,"
+    " t.hint, c.client_id, c.client_secret, c.id::text)"
+    " FROM token_refresh.credential c JOIN token_refresh.parked_result p"
+    "  ON p.token_table = 0 AND p.provider = $1 AND p.subject = $2 AND p.label = $3,"
+    " LATERAL (VALUES (p.refresh_token, 'refresh_token'), (p.access_token, 'access_token')) AS t(token, hint)"
+    " WHERE c.id = $4::bigint AND t.token IS NOT NULL",
+    4,
+    {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
+    nullptr};
+Statement forget_by_name = {
+    "DELETE FROM token_refresh.parked_result WHERE token_table = 0 AND provider = $1 AND subject = $2 AND label = $3",
+    3,
+    {TEXTOID, TEXTOID, TEXTOID},
+    nullptr};
 Statement revoke_stored = {
     "SELECT token_refresh._queue_revocation($1, $2, $3, t.token, 'token_refresh.credential', c.id::text, t.hint,"
     " c.client_id, c.client_secret, c.id::text)"
@@ -57,6 +73,8 @@ void RunAsOwner(Datum* values, bool revoke) {
   EnterOwnerScope(&scope);
   if (revoke) Execute(&expect_tokens, values, false);
   if (revoke) Execute(&revoke_stored, values, false);
+  if (revoke) Execute(&revoke_by_name, values, false);
+  Execute(&forget_by_name, values, false);
   Execute(&audit, values, false);
   LeaveOwnerScope(&scope);
 }

@@ -1,5 +1,8 @@
 // The transactions that park fresh tokens, and that forget parked ones.
+#include "pg/catalog.h"
+#include "pg/parked_result.h"
 #include "pg/save_arrays.h"
+#include "pg/secondary_tokens.h"
 #include "pg/statements.h"
 
 namespace token_refresh {
@@ -16,24 +19,29 @@ Statement delete_parked = {
 Statement write_parked = {
     "INSERT INTO token_refresh.parked_result AS p (schedule_id, token_table, row_key, replaces_refresh_token,"
     " access_token, refresh_token, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, generation,"
-    " replaces, reason, retry_at)"
-    " SELECT k.*, $15, clock_timestamp() + interval '1 second'"
-    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) AS k(id, token_table, row_key, old,"
-    " access, refresh, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, generation, replaces)"
+    " replaces, expiry_assumed, reason, captured, retry_at)"
+    " SELECT k.id, k.token_table, k.row_key, k.old, k.access, k.refresh, k.token_type, k.scope, k.issued_at,"
+    " k.expires_at, k.refresh_expires_at, k.due_at, k.generation, k.replaces, k.expiry_assumed, $17, k.captured::jsonb,"
+    " clock_timestamp() + interval '1 second'"
+    " FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) AS k(id, token_table, row_key,"
+    " old, access, refresh, token_type, scope, issued_at, expires_at, refresh_expires_at, due_at, generation, replaces,"
+    " expiry_assumed, captured)"
     " ON CONFLICT (schedule_id) DO UPDATE SET row_key = excluded.row_key,"
+    " replaces_refresh_token = excluded.replaces_refresh_token,"
     " replaces = coalesce(excluded.replaces, p.replaces), access_token = coalesce(excluded.access_token, p.access_token),"
     " refresh_token = coalesce(excluded.refresh_token, p.refresh_token),"
     " token_type = CASE WHEN excluded.access_token IS NULL THEN p.token_type ELSE excluded.token_type END,"
-    " scope = coalesce(excluded.scope, p.scope),"
+    " scope = coalesce(excluded.scope, p.scope), captured = coalesce(excluded.captured, p.captured),"
     " issued_at = CASE WHEN excluded.access_token IS NULL THEN p.issued_at ELSE excluded.issued_at END,"
     " expires_at = CASE WHEN excluded.access_token IS NULL THEN p.expires_at ELSE excluded.expires_at END,"
+    " expiry_assumed = CASE WHEN excluded.access_token IS NULL THEN p.expiry_assumed ELSE excluded.expiry_assumed END,"
     " refresh_expires_at = excluded.refresh_expires_at, due_at = excluded.due_at, generation = excluded.generation,"
     " reason = excluded.reason, attempts = p.attempts + 1,"
     " retry_at = clock_timestamp() + least(30, power(2, least(p.attempts + 1, 5))) * interval '1 second'",
-    15,
+    17,
     {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
      TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID, BYTEAARRAYOID,
-     TEXTOID},
+     BOOLARRAYOID, TEXTARRAYOID, TEXTOID},
     nullptr};
 
 Statement postpone_parked = {
@@ -77,6 +85,27 @@ Statement schedule_parked = {
     {INT8ARRAYOID, BOOLOID},
     nullptr};
 
+Datum One(Oid type, Datum value, bool is_null = false) {
+  return MakeArray(1, type, [&](int, bool* null) {
+    *null = is_null;
+    return value;
+  });
+}
+
+Datum OneOrNull(Oid type, const void* value) { return One(type, PointerGetDatum(value), value == nullptr); }
+
+Datum OneTextOrNull(const char* value) {
+  return One(TEXTOID, value != nullptr ? CStringGetTextDatum(value) : 0, value == nullptr);
+}
+
+Datum OneTime(const ParkedTime& time) { return One(TIMESTAMPTZOID, TimestampTzGetDatum(time.at), !time.known); }
+
+// The same tokens for the schedule, if its rows are free.
+void ScheduleParkedRows(Datum schedule_ids, bool news) {
+  Datum values[] = {schedule_ids, BoolGetDatum(news)};
+  Execute(&schedule_parked, values, false);
+}
+
 }  // namespace
 
 void DeleteParkedRows(const SaveWork& work, const Picked& rows, bool unrotated) {
@@ -106,9 +135,13 @@ void WriteParked(const SaveWork& work, const std::string& reason) {
       Times(rows, [&](int i) { return at(i).due_at; }),
       Generations(work, rows),
       BytesOrNull(rows, [&](int i) { return std::string_view(work.sealed[i].replaced_digest); }),
+      Booleans(rows, [&](int i) { return at(i).expiry_assumed; }),
+      TextsOrNull(rows, [&](int i) { return at(i).tokens ? std::string_view(at(i).tokens->captured) : ""; }),
       TextDatum(reason)};
   Execute(&write_parked, values, false);
   if (!work.from_parked) WriteAudit(work, "parked");
+  // Those that have been parked before have none any more.
+  StoreSecondary(work, Pick(work, [](const Outcome& o) { return o.tokens.has_value(); }));
   DeleteFinishedNotes(work);
 }
 
@@ -117,8 +150,29 @@ void ScheduleParked(const SaveWork& work) {
   ScheduleFailed(work, Pick(work, [](const Outcome& o) { return o.failure.has_value(); }), false);
   Picked rows = Pick(work, [](const Outcome& o) { return o.tokens.has_value(); });
   if (rows.count == 0) return;
-  Datum values[] = {ScheduleIds(work, rows), BoolGetDatum(!work.from_parked)};
-  Execute(&schedule_parked, values, false);
+  ScheduleParkedRows(ScheduleIds(work, rows), !work.from_parked);
+}
+
+void WriteParkedResult(const ParkedResult& parked, const char* reason) {
+  Datum values[] = {One(INT8OID, Int64GetDatum(parked.schedule_id)),
+                    One(INT4OID, Int32GetDatum(kBuiltInTokenTable)),
+                    OneTextOrNull(parked.row_key),
+                    OneOrNull(BYTEAOID, parked.replaces_refresh_token),
+                    OneOrNull(BYTEAOID, parked.tokens.access_token),
+                    OneOrNull(BYTEAOID, parked.tokens.refresh_token),
+                    OneTextOrNull(parked.tokens.token_type),
+                    OneTextOrNull(parked.tokens.scope),
+                    OneTime(parked.tokens.issued_at),
+                    OneTime(parked.tokens.expires_at),
+                    OneTime(parked.tokens.refresh_expires_at),
+                    OneTime(parked.due_at),
+                    One(INT8OID, Int64GetDatum(parked.generation)),
+                    OneOrNull(BYTEAOID, parked.replaces),
+                    One(BOOLOID, BoolGetDatum(parked.expiry_assumed)),
+                    OneTextOrNull(parked.tokens.captured),
+                    CStringGetTextDatum(reason)};
+  Execute(&write_parked, values, false);
+  ScheduleParkedRows(One(INT8OID, Int64GetDatum(parked.schedule_id)), true);
 }
 
 void PostponeParked(std::span<const int64_t> schedule_ids, const char* reason, int least_seconds) {

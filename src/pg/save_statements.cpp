@@ -1,9 +1,9 @@
 #include "pg/save_statements.h"
 
 #include "pg/catalog.h"
-#include "pg/credential_write.h"
 #include "pg/feed.h"
 #include "pg/save_arrays.h"
+#include "pg/secondary_tokens.h"
 #include "pg/statements.h"
 #include "pg/table_scope.h"
 #include "pg/table_sql.h"
@@ -130,17 +130,6 @@ void ScheduleRefreshed(const SaveWork& work, const Picked& rows) {
   RefuseOutdated(work, rows, [&](int i) { return !scheduled[i] && !work.sealed[i].rotated; });
 }
 
-// What else came in the same answers. An attached table has no rows for it.
-void WriteAllSecondary(const SaveWork& work, const Picked& rows) {
-  for (int i = 0; i < rows.count; i++) {
-    const Outcome& outcome = work.outcomes[rows.index[i]];
-    const CredentialName name = {TextDatum(work.provider_names[rows.index[i]]), TextDatum(outcome.claim.subject), 0};
-    const OwnClient client = {outcome.claim.client_id, outcome.claim.client_secret.view()};
-    const Micros asked_at = outcome.answered_at - outcome.duration;
-    WriteSecondary(name, Grant::kSame, {&*outcome.tokens, outcome.answered_at, client, asked_at}, "refresher");
-  }
-}
-
 void WriteSuccesses(const SaveWork& work) {
   Picked refreshed = Pick(work, [](const Outcome& outcome) { return outcome.tokens.has_value(); });
   if (refreshed.count == 0) return;
@@ -149,7 +138,7 @@ void WriteSuccesses(const SaveWork& work) {
   for (int i = 0; i < refreshed.count; i++)
     if (work.written[refreshed.index[i]]) written.index[written.count++] = refreshed.index[i];
   if (written.count > 0) ScheduleRefreshed(work, written);
-  if (work.token_table == kBuiltInTokenTable) WriteAllSecondary(work, written);
+  StoreSecondary(work, written);
 }
 
 void MarkTokenRows(const SaveWork& work, TokenTableStatements* statements, const Picked& rows) {

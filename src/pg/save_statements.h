@@ -77,5 +77,8 @@ void RevokeGiven(const SaveWork& work, std::span<const SealedTokens> sealed);
 // Parked results with which nothing could be done: tried again as after a rejection, and at least that much later.
 // With such a pause the schedule waits as well. What is not parked any more stays so.
 void PostponeParked(std::span<const int64_t> schedule_ids, const char* reason, int least_seconds);
+// What does not open is for a person to mend.
+constexpr const char* kParkedUnopened = "what is parked does not open with the keys at hand";
+constexpr int kUnopenedPauseSeconds = 300;
 
 }  // namespace token_refresh

@@ -233,8 +233,8 @@ extern "C" Datum token_refresh_find_restored(PG_FUNCTION_ARGS) {
   bool is_null, no_digest;
   const int64_t schedule_id = DatumGetInt64(value("schedule_id", &is_null));
   const int32_t token_table = DatumGetInt32(value("token_table", &is_null));
-  char* row_key = TextDatumGetCString(value("row_key", &is_null));
+  Datum row_key = value("row_key", &is_null);
   Datum replaces = value("replaces", &no_digest);
-  if (!no_digest) FindRestored(schedule_id, token_table, row_key, DatumGetByteaP(replaces));
+  if (!is_null && !no_digest) FindRestored(schedule_id, token_table, TextDatumGetCString(row_key), DatumGetByteaP(replaces));
   return PointerGetDatum(nullptr);
 }

@@ -8,7 +8,7 @@
 
 namespace token_refresh {
 
-constexpr int kMaxStatementArguments = 16;
+constexpr int kMaxStatementArguments = 20;
 
 struct Statement {
   const char* sql;

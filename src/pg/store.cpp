@@ -6,6 +6,7 @@
 #include "pg/catalog.h"
 #include "pg/keys.h"
 #include "pg/provider_cache.h"
+#include "pg/secondary_tokens.h"
 #include "pg/settings.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
@@ -41,7 +42,8 @@ Statement list_due = {
 
 Statement next_due = {
     "SELECT least((SELECT $2 + interval '1 second' FROM token_refresh.schedule f WHERE f.settling LIMIT 1),"
-    " (SELECT min(t.at) FROM token_refresh.parked_result p, LATERAL (VALUES (p.retry_at), (p.due_at)) AS t(at)"
+    " (SELECT min(t.at) FROM token_refresh.parked_result p, LATERAL (VALUES (p.due_at),"
+    "   (CASE WHEN p.token_table = 0 THEN greatest(p.retry_at, $2 + interval '1 second') ELSE p.retry_at END)) AS t(at)"
     "   WHERE t.at > $2), min(d.due_at))"
     " FROM unnest($1) AS q(provider),"
     " LATERAL (SELECT s.due_at FROM token_refresh.schedule s"
@@ -63,7 +65,8 @@ Statement drop_deleted = {
 // rest of a dump, what was parked for a table before it was attached waits for its rows: that is left to the sweep,
 // which looks at the table itself. What is parked for a table that has been detached waits for it to be attached.
 Statement drop_orphans = {
-    "DELETE FROM token_refresh.parked_result p WHERE p.retry_at <= $1 AND p.parked_at >= $2 AND NOT EXISTS"
+    "DELETE FROM token_refresh.parked_result p WHERE p.retry_at <= $1 AND p.parked_at >= $2 AND p.token_table <> 0"
+    " AND NOT EXISTS"
     " (SELECT FROM token_refresh.schedule s WHERE s.id = p.schedule_id)"
     " AND NOT EXISTS (SELECT FROM token_refresh.token_table t WHERE t.id = p.token_table AND t.attached_at > p.parked_at)"
     " AND NOT EXISTS (SELECT FROM token_refresh.former_token_table f WHERE f.id = p.token_table)",
@@ -232,6 +235,7 @@ Result<DueList> PgStore::ListDue(Micros now, std::span<const DueQuota> quotas) {
     Execute(&drop_deleted, nullptr, false);
     Execute(&drop_orphans, times, false);
     Execute(&settle, times, false);
+    RetryParkedByName(ToTimestamp(now), MyStartTimestamp);
     Datum due_values[] = {providers, limits, TimestampTzGetDatum(ToTimestamp(now))};
     uint64 found = Execute(&list_due, due_values, false);
     bool is_null;

@@ -18,10 +18,6 @@ namespace token_refresh {
 
 namespace {
 
-// What does not open is for a person to mend.
-constexpr int kUnopenedPauseSeconds = 300;
-constexpr const char* kUnopened = "what is parked does not open with the keys at hand";
-
 // To a refresh token that came alone belong the times of the access token that is stored.
 Statement read_parked = {
     "SELECT s.id, s.provider, s.token_table, s.row_key, p.replaces_refresh_token, p.access_token, p.refresh_token,"
@@ -30,7 +26,7 @@ Statement read_parked = {
     " CASE WHEN p.access_token IS NULL THEN s.expires_at ELSE p.expires_at END,"
     " p.refresh_expires_at,"
     " CASE WHEN p.access_token IS NULL THEN s.due_at ELSE p.due_at END,"
-    " p.generation, s.attempts, s.lost_response, s.status = 'disconnected', p.replaces"
+    " p.generation, s.attempts, s.lost_response, s.status = 'disconnected', p.replaces, p.captured::text, p.expiry_assumed"
     " FROM unnest($1) AS r(id) JOIN token_refresh.schedule s ON s.id = r.id AND s.row_key IS NOT NULL"
     " JOIN token_refresh.parked_result p ON p.schedule_id = s.id",
     1,
@@ -40,10 +36,10 @@ Statement read_parked = {
 struct PlainParked {
   int64_t schedule_id, generation;
   int32_t provider, token_table, attempts;
-  char *row_key, *token_type, *scope;
+  char *row_key, *token_type, *scope, *captured;
   bytea *replaces, *access_token, *refresh_token;  // not both of the last two are null
   bytea* replaced_digest;                          // may be null
-  bool expires, refresh_expires, due, lost_response, disconnected;
+  bool expires, refresh_expires, due, lost_response, disconnected, expiry_assumed;
   TimestampTz issued_at, expires_at, refresh_expires_at, due_at;
   TokenRow token;  // what its table says of the row
   Micros refresh_margin;
@@ -88,6 +84,8 @@ void ReadRow(HeapTuple tuple, TupleDesc desc, PlainParked* row) {
   row->lost_response = DatumGetBool(SPI_getbinval(tuple, desc, 16, &is_null));
   row->disconnected = DatumGetBool(SPI_getbinval(tuple, desc, 17, &is_null));
   row->replaced_digest = GetBytes(tuple, desc, 18);
+  row->captured = GetText(tuple, desc, 19);
+  row->expiry_assumed = DatumGetBool(SPI_getbinval(tuple, desc, 20, &is_null));
 }
 
 // What the row's own table says of it.
@@ -117,7 +115,11 @@ Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
   claim.row_key = row.row_key;
   if (row.token.subject != nullptr) claim.subject = row.token.subject;
   if (row.token.label != nullptr) claim.label = row.token.label;
-  if (row.token.captured != nullptr) claim.captured = row.token.captured;
+  // It has come to what the row holds.
+  if (row.captured != nullptr)
+    claim.captured = row.captured;
+  else if (row.token.captured != nullptr)
+    claim.captured = row.token.captured;
   if (row.refresh_margin > 0) claim.refresh_margin = row.refresh_margin;
   claim.generation = row.generation;
   claim.attempts = row.attempts;
@@ -139,6 +141,8 @@ Result<Outcome> MakeOutcome(const KeyRing& ring, const PlainParked& row) {
     if (row.refresh_token != nullptr) outcome.tokens->refresh_token = refresh->Clone();
     outcome.tokens->token_type = row.token_type;
     if (row.scope != nullptr) outcome.tokens->scope = row.scope;
+    if (row.captured != nullptr) outcome.tokens->captured = row.captured;
+    outcome.expiry_assumed = row.expiry_assumed;
   } else {
     outcome.rotated_refresh_token = refresh->Clone();
   }
@@ -191,7 +195,7 @@ Result<PgStore::ParkedOutcomes> PgStore::LoadParked(const std::vector<int64_t>& 
     parked.outcomes.push_back(std::move(*outcome));
     parked.disconnected.push_back(rows[i].disconnected);
   }
-  Postpone(unopened, kUnopened, kUnopenedPauseSeconds);
+  Postpone(unopened, kParkedUnopened, kUnopenedPauseSeconds);
   return parked;
 }
 

@@ -6,6 +6,7 @@
 #include "pg/outcome_log.h"
 #include "pg/save_statements.h"
 #include "pg/seal_outcomes.h"
+#include "pg/secondary_tokens.h"
 #include "pg/spi_arrays.h"
 #include "pg/statements.h"
 #include "pg/store.h"
@@ -148,6 +149,8 @@ void PgStore::AuditSuperseded(Saving* saving, const std::vector<size_t>& superse
     if (discard != Discard::kNothing) DeleteParkedResults(work, discard == Discard::kUnrotated);
     RevokeGiven(work, *given);
     WriteAudit(work, "superseded");
+    // Others have replaced, or deleted, the row that was asked for, not those of what comes beside it.
+    StoreSecondary(work, Pick(work, [](const Outcome& o) { return o.tokens.has_value(); }), true);
     DeleteFinishedNotes(work);
   });
   if (!error) {

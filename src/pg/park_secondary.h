@@ -1,0 +1,29 @@
+// Parks tokens that came beside those that were asked for: for their row, where that can be compared later on, else
+// under the name of their credential. For secondary_tokens.cpp, connected to SPI.
+#pragma once
+
+#include "pg/given_secondary.h"
+
+namespace token_refresh {
+
+// What is known of its row; usable: tokens can be parked for it.
+struct SecondaryRow {
+  bool found, usable, newer_parked;
+  int64_t schedule_id, generation;
+  char* row_key;
+  bytea* refresh_token;
+};
+
+// What is known of the row they are for. May raise, as the table may be locked.
+void FindSecondaryRow(const GivenSecondary& given, SecondaryRow* row);
+
+// False: the row is not usable, or its refresh token does not open.
+bool ParkBesideRow(const GivenSecondary& given, const SecondaryRow& row, const char* reason);
+// Of an answer. Raises if there is no key to seal with.
+void ParkByName(const GivenSecondary& given, const char* reason);
+
+// What is parked under its name and due to be tried again, palloc'd; returns how many.
+int ReadParkedByName(TimestampTz now, TimestampTz started_at, GivenSecondary** parked);
+void DeleteParkedByName(int64_t id);
+
+}  // namespace token_refresh
