@@ -150,8 +150,8 @@ COMMENT ON COLUMN in_flight.only_asked IS 'of those whose provider is asked when
 CREATE TABLE parked_result (
     schedule_id bigint PRIMARY KEY,
     token_table integer NOT NULL,
-    row_key text COLLATE "C" CHECK (row_key IS NOT NULL OR token_table = 0),
-    replaces_refresh_token bytea CHECK (replaces_refresh_token IS NOT NULL OR token_table = 0),
+    row_key text COLLATE "C",
+    replaces_refresh_token bytea,
     access_token bytea CHECK (access_token IS NOT NULL OR refresh_token IS NOT NULL),
     refresh_token bytea,
     token_type text NOT NULL,
@@ -173,7 +173,9 @@ CREATE TABLE parked_result (
     label text COLLATE "C",
     client_id text,
     client_secret bytea,
-    asked_at timestamptz CHECK (asked_at IS NOT NULL OR token_table <> 0)
+    asked_at timestamptz,
+    CONSTRAINT parked_result_place CHECK (CASE WHEN token_table = 0 THEN (provider, subject, label, asked_at) IS NOT NULL
+                                          ELSE (row_key, replaces_refresh_token) IS NOT NULL END)
 );
 CREATE INDEX parked_result_replaces ON parked_result (token_table, replaces);
 ALTER TABLE parked_result ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;

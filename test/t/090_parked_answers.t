@@ -353,6 +353,19 @@ subtest 'captured fields, and an expiry that is yet to be asked for' => sub {
     all_as_expected('asked', 2, 'each token was sent once');
 };
 
+subtest 'what was captured is used while it is parked' => sub {
+    provider('hosted', { captured_fields => ['host'], request_params => { where => '${host}' } },
+        map { { request => { params => { grant_type => 'refresh_token', refresh_token => "fake-bot-refresh-$_->[0]", where => $_->[1] } }, answer => { body => { tokens('bot', $_->[0] + 1), $_->[2] ? (host => $_->[2]) : () } } } }
+            [1, 'old.example', 'new.example'], [2, 'new.example', undef], [3, 'new.example', undef]);
+    reject('hosted/');
+    store('hosted', { tokens('bot', 1), host => 'old.example' });
+    is(refreshed('hosted') . refreshed('hosted'), 't|t|', 'refreshed twice, and parked');
+    accept_all('hosted');
+    is(sql("SELECT captured FROM token_refresh.credential WHERE provider = 'hosted'"), '{"host": "new.example"}', 'an answer that does not say it takes nothing back');
+    is(refreshed('hosted'), 't|', 'the next refresh works');
+    all_as_expected('hosted', 3, 'each said what the answer before had given');
+};
+
 subtest 'nothing leaks' => sub {
     is(sql("SELECT count(*) FROM token_refresh.audit_event WHERE message ~ 'fake-'"), '0', 'no message holds a token');
     ok(secrets_absent(read_log($node, 0), 'fake-user-access-2', 'fake-user-refresh-2', 'obviously-fake-secret'), 'nor does the log');
