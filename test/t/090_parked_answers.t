@@ -207,8 +207,7 @@ sub park_new
 
 subtest 'the other is a new credential' => sub {
     park_new('fresh', refresh('fake-user-refresh-2', { tokens('user', 3) }));
-    retry();
-    poll_until($node, "SELECT attempts > 0 FROM token_refresh.parked_result WHERE provider = 'fresh'", 'it is tried again');
+    poll_until($node, "SELECT attempts > 0 FROM token_refresh.parked_result WHERE provider = 'fresh'", 'it is tried again by itself');
     like(sql("SELECT reason, retry_at > now() FROM token_refresh.parked_result WHERE provider = 'fresh'"), qr/^P0001 not \[redacted\], and not in this house\|t$/, 'later and later');
     is(sql("SELECT token_refresh.status() ->> 'parked'"), '1', 'status() counts it');
     accept_all('fresh');
@@ -280,6 +279,16 @@ subtest 'others have stored tokens meanwhile' => sub {
     sql("SELECT token_refresh.store_credential('overtaken2', 'team', '$user', 'user')");
     accept_all('overtaken2');
     is(stored('overtaken2'), 'fake-bot-access-2 fake-user-access-7', 'one that has been there: they stay');
+
+    pair('overtaken3', refresh('fake-user-refresh-1', { tokens('user', 3) }), refresh('fake-bot-refresh-1', both(2)));
+    reject('overtaken3/user');
+    is(refreshed('overtaken3', 'user'), 't|', 'the other is refreshed itself');
+    is(parked('overtaken3'), 'user', 'and parked');
+    sql("UPDATE token_refresh.parked_result SET issued_at = now() + interval '1 minute'");
+    is(refreshed('overtaken3'), 't|', 'an answer to a request that was made before that');
+    sql("UPDATE token_refresh.parked_result SET issued_at = now()");
+    accept_all('overtaken3');
+    is(stored('overtaken3'), 'fake-bot-access-2 fake-user-access-3', 'what is parked stays as well');
 };
 
 subtest 'disconnected meanwhile' => sub {
