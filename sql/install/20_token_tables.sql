@@ -180,7 +180,6 @@ CREATE TABLE parked_result (
 CREATE INDEX parked_result_replaces ON parked_result (token_table, replaces);
 ALTER TABLE parked_result ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;
 COMMENT ON COLUMN parked_result.schedule_id IS 'whose they are; the envelopes are bound to it';
-COMMENT ON COLUMN parked_result.token_table IS '0: they belong to no row that is known';
 COMMENT ON COLUMN parked_result.row_key IS 'where the row stood when they were last looked at';
 COMMENT ON COLUMN parked_result.replaces IS 'SHA-256 of the refresh token in the row, as stored there';
 COMMENT ON COLUMN parked_result.generation IS 'that of the schedule when these were given; if it has moved on, other tokens were stored in the row';

@@ -126,7 +126,7 @@ COMMENT ON COLUMN schedule.refresh_count IS 'successes since the row is known';
 COMMENT ON COLUMN schedule.last_refreshed_at IS 'the last one';
 COMMENT ON COLUMN schedule.label IS 'as the row of an attached table has it; NULL: see credential, or token_table';
 
-COMMENT ON COLUMN parked_result.token_table IS 'id in token_table';
+COMMENT ON COLUMN parked_result.token_table IS 'id in token_table; 0: they belong to no row that is known';
 COMMENT ON COLUMN parked_result.replaces_refresh_token IS 'sealed; the one that was presented: it is not presented again';
 COMMENT ON COLUMN parked_result.refresh_token IS 'sealed; NULL: that in the row stays';
 COMMENT ON COLUMN parked_result.token_type IS 'as the provider says';
@@ -137,6 +137,10 @@ COMMENT ON COLUMN parked_result.refresh_expires_at IS 'when the refresh token do
 COMMENT ON COLUMN parked_result.reason IS 'what the table said: SQLSTATE, and as much as holds nothing of a row';
 COMMENT ON COLUMN parked_result.attempts IS 'how often it was asked';
 COMMENT ON COLUMN parked_result.parked_at IS 'when it first said no';
+COMMENT ON COLUMN parked_result.subject IS 'see provider';
+COMMENT ON COLUMN parked_result.label IS 'see provider';
+COMMENT ON COLUMN parked_result.client_id IS 'without a row: the client that these tokens were given to; NULL: the provider''s';
+COMMENT ON COLUMN parked_result.client_secret IS 'sealed; of client_id';
 
 COMMENT ON COLUMN api_token.id IS 'token_id elsewhere';
 COMMENT ON COLUMN api_token.expires_at IS 'when it ends in any case';
