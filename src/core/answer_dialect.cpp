@@ -64,16 +64,20 @@ void TakeMoment(std::optional<Micros> moment, Micros now, std::string_view compl
 
 }  // namespace
 
+void SetLifetimesInSeconds(const AnswerDialect& dialect, SecretJson& fields) {
+  if (dialect.expires_in_unit == LifetimeUnit::kSeconds) return;
+  ToSeconds("expires_in", fields);
+  for (const std::string_view key : RefreshLifetimeKeys()) ToSeconds(key, fields);
+}
+
 void ArrangeFields(const AnswerDialect& dialect, AnswerBody& body) {
-  const bool in_milliseconds = dialect.expires_in_unit == LifetimeUnit::kMilliseconds;
-  if (!body.fields.is_object() || (dialect.pointers.empty() && !in_milliseconds)) return;
+  const bool in_seconds = dialect.expires_in_unit == LifetimeUnit::kSeconds;
+  if (!body.fields.is_object() || (dialect.pointers.empty() && in_seconds)) return;
   body.as_sent = body.fields;
   for (const auto& [field, pointer] : dialect.pointers) {
     ArrangeField(SecretString(field), ResolvePointer(*body.as_sent, pointer), body.fields);
   }
-  if (!in_milliseconds) return;
-  ToSeconds("expires_in", body.fields);
-  for (const std::string_view key : RefreshLifetimeKeys()) ToSeconds(key, body.fields);
+  SetLifetimesInSeconds(dialect, body.fields);
 }
 
 bool IsSuccessStatus(const AnswerDialect& dialect, int status) {

@@ -13,6 +13,9 @@ namespace token_refresh {
 // names is looked for nowhere else, except those of an error.
 void ArrangeFields(const AnswerDialect& dialect, AnswerBody& body);
 
+// The part of that which holds for the fields of secondary tokens: they have the standard names, in their own place.
+void SetLifetimesInSeconds(const AnswerDialect& dialect, SecretJson& fields);
+
 bool IsSuccessStatus(const AnswerDialect& dialect, int status);
 
 // Whether success_pointer and success_value hold. True without them, and for an answer that was not understood:

@@ -71,15 +71,18 @@ void TakeOwnFields(const AnswerDialect& dialect, std::string_view label, AnswerB
     const SecretJson* own = ResolvePointer(body.document(), option.pointer);
     if (own == nullptr || FindPresent(*own, "access_token") == nullptr) return;
     SecretJson fields = *own;
+    SetLifetimesInSeconds(dialect, fields);
     if (!body.as_sent.has_value()) body.as_sent = std::move(body.fields);
     body.fields = std::move(fields);
     return;
   }
 }
 
-// The others in the same answer. A refresh of one of them need not bring the rest.
-void ReadSecondary(const Provider& provider, const SecretJson& document, std::string_view label, TokenSet& tokens) {
-  for (const SecondaryTokenOption& option : provider.options.answer.secondary_tokens) {
+// The others in the same answer. A refresh of one of them need not bring the rest. What is captured from the answer is
+// said to all.
+void ReadSecondary(const AnswerDialect& dialect, const SecretJson& document, std::string_view label, Micros now,
+                   TokenSet& tokens) {
+  for (const SecondaryTokenOption& option : dialect.secondary_tokens) {
     if (option.label == label) continue;
     const SecretJson* answer = ResolvePointer(document, option.pointer);
     if (answer == nullptr || FindPresent(*answer, "access_token") == nullptr) continue;
@@ -87,7 +90,14 @@ void ReadSecondary(const Provider& provider, const SecretJson& document, std::st
       tokens.warnings.push_back("tokens of label " + option.label + ": " + std::string(defect) + "; ignored");
       continue;
     }
-    tokens.secondary.push_back({option.label, ReadObject(*answer, true)});
+    SecretJson fields = *answer;
+    SetLifetimesInSeconds(dialect, fields);
+    TokenSet read = ReadObject(fields, true);
+    ReadOtherExpiry(dialect, fields, now, read);
+    read.captured = tokens.captured;
+    for (const std::string& warning : std::exchange(read.warnings, {}))
+      tokens.warnings.push_back("tokens of label " + option.label + ": " + warning);
+    tokens.secondary.push_back({option.label, std::move(read)});
   }
 }
 
@@ -98,7 +108,7 @@ TokenSet ReadTokens(const Provider& provider, const AnswerBody& body, std::strin
   TokenSet tokens = ReadObject(answer, has_access_token);
   ReadOtherExpiry(provider.options.answer, answer, now, tokens);
   tokens.captured = CaptureFields(provider.options.answer, body.document(), tokens.warnings);
-  ReadSecondary(provider, body.document(), label, tokens);
+  ReadSecondary(provider.options.answer, body.document(), label, now, tokens);
   if (SaysError(answer)) tokens.warnings.push_back("the answer holds an access token and an error; the token counts");
   if (body.kind == BodyKind::kDamaged) tokens.warnings.push_back("the answer is damaged JSON; what can be read counts");
   return tokens;

@@ -26,9 +26,9 @@ sub provider
 {
     my ($name, @exchanges) = @_;
     sql(sprintf('SELECT token_refresh.create_provider(%s, %s, %s, %s)', map { literal($_) } $name, 'test-client', 'obviously-fake-secret',
-        json({ token_endpoint => $server->url . "/$name/token", secondary_tokens => [{ label => 'user', pointer => '/authed_user' }] })));
+        json({ token_endpoint => $server->url . "/$name/token", secondary_tokens => [{ label => 'user', pointer => '/authed_user' }], captured_fields => [qw(team place)] })));
     $server->call(POST => '/test/cases', { $name => { client_id => 'test-client', client_secret => 'obviously-fake-secret', values => {}, exchanges => \@exchanges } });
-    return sql(sprintf(q{SELECT token_refresh.store_credential(%s, 'team', %s)}, literal($name), literal(json({ tokens('bot', 1), authed_user => { tokens('user', 1) } }))));
+    return sql(sprintf(q{SELECT token_refresh.store_credential(%s, 'team', %s)}, literal($name), literal(json({ tokens('bot', 1), team => 'T1', place => 'here', authed_user => { tokens('user', 1) } }))));
 }
 
 sub refreshed { my ($name, $label) = @_; return sql(sprintf(q{SELECT success FROM token_refresh.refresh_credential(%s, 'team', %s)}, literal($name), literal($label))); }
@@ -37,10 +37,11 @@ sub stored { my ($name) = @_; return sql(sprintf(q{SELECT string_agg(token_refre
 
 sub all_as_expected { my ($name, $count, $what) = @_; return is_deeply($server->call(GET => '/test/records')->{$name}, [map { [] } 1 .. $count], $what); }
 
-provider('both', refresh('fake-bot-refresh-1', { tokens('bot', 2), authed_user => { tokens('user', 2) } }), refresh('fake-user-refresh-2', { tokens('user', 3) }));
+provider('both', refresh('fake-bot-refresh-1', { tokens('bot', 2), place => 'there', authed_user => { tokens('user', 2) } }), refresh('fake-user-refresh-2', { tokens('user', 3) }));
 is(stored('both'), 'fake-bot-access-1 fake-user-access-1', 'one answer, two credentials');
 is(refreshed('both', ''), 't', 'the first is refreshed');
 is(stored('both'), 'fake-bot-access-2 fake-user-access-2', 'what comes beside it is stored, too');
+is(sql(q{SELECT string_agg(captured::text, ' ' ORDER BY label) FROM token_refresh.credential WHERE provider = 'both'}), join(' ', ('{"team": "T1", "place": "there"}') x 2), 'what is captured from it is both of theirs');
 is(refreshed('both', 'user'), 't', 'the second is refreshed by itself');
 is(stored('both'), 'fake-bot-access-2 fake-user-access-3', 'with its own refresh token');
 all_as_expected('both', 2, 'each refresh token was presented once');

@@ -265,6 +265,19 @@ TEST(SecondaryTokensTest, EachIsReadForItself) {
   EXPECT_THAT(odd.warnings, ElementsAre("tokens of label user: the access token in the answer is not text; ignored"));
 }
 
+TEST(SecondaryTokensTest, EachHasItsLifetimeAndAllHaveWhatIsCaptured) {
+  constexpr char kOptions[] = R"({"secondary_tokens": [{"label": "user", "pointer": "/authed_user"}],
+      "captured_fields": {"team": "/team/id"}, "expires_in_unit": "ms", "expiry_source": "jwt"})";
+  constexpr char kUser[] = R"({"team": {"id": "T1"}, "authed_user": {"access_token": "opaque", "expires_in": 3600000}})";
+  const std::string both = R"({"access_token": ")" + Jwt(R"({"exp": 1700003600})") + "\"," + (kUser + 1);
+  const TokenSet tokens = Tokens(kOptions, both);
+  ASSERT_EQ(tokens.secondary.size(), 1u);
+  EXPECT_EQ(tokens.secondary[0].tokens.captured, R"({"team":"T1"})");
+  EXPECT_EQ(tokens.secondary[0].tokens.expires_in, kHour);
+  EXPECT_THAT(tokens.warnings, ElementsAre(HasSubstr("tokens of label user: the access token is not a JWT")));
+  EXPECT_EQ(Tokens(kOptions, kUser, 200, "user").expires_in, kHour);
+}
+
 TEST(ClientRefusedTest, OnlyInvalidClientIs) {
   EXPECT_TRUE(Refused("{}", R"({"error": "invalid_client"})", 401).client_refused);
   EXPECT_TRUE(Refused("{}", R"({"error": "invalid_client"})", 200).client_refused);
