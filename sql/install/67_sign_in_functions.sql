@@ -50,7 +50,7 @@ BEGIN
         -- ... And what never comes without iss has not come from there.
         WHEN iss IS NULL AND its_provider.effective_options @> '{"authorization_response_iss_parameter_supported": true}' THEN
             result := 'other_provider';
-            reason := 'an answer of this provider carries an iss (RFC 9207), and none was handed on';
+            reason := 'an answer of this provider carries an iss (RFC 9207), and none was handed on as argument "iss"';
         ELSE
             result := 'taken';
     END CASE;

@@ -195,7 +195,6 @@ COMMENT ON COLUMN revocation.id IS 'internal';
 COMMENT ON COLUMN revocation.provider IS 'name of the provider';
 COMMENT ON COLUMN revocation.subject IS 'whose token it was';
 COMMENT ON COLUMN revocation.label IS 'of the credential that it was in';
-COMMENT ON COLUMN revocation.token IS 'sealed';
 COMMENT ON COLUMN revocation.sealed_table IS 'the place that the envelope is bound to: the table';
 COMMENT ON COLUMN revocation.sealed_row IS 'and the row';
 COMMENT ON COLUMN revocation.token_type_hint IS 'refresh_token or access_token';

@@ -28,6 +28,9 @@ my %real = (
     'bobs-refresh-token'             => $bobs->{refresh_token},
     map { ("access-token-of-$_" => $numbered[ $_ - 7 ]{access_token}, "refresh-token-of-$_" => $numbered[ $_ - 7 ]{refresh_token}) } 7 .. 11);
 
+# As many issuers do: then an answer without iss is refused.
+$openid->control(metadata => { authorization_response_iss_parameter_supported => JSON::PP::true() });
+
 # Rows of attached tables that are shown expire in two minutes, so they are due at once.
 sub await_refreshed
 {
