@@ -19,10 +19,9 @@ void Refresher::Impl::Submit(const Lane& lane, Claim claim) {
   flight.previous_secret = lane->prefers_previous_secret() && HasTwoSecrets(provider);
   flight.introspection = WantsIntrospection(claim, *lane);
   if (claim.only_asked && !flight.introspection) {
-    if (!store.NoteRefresh(claim).ok()) {
-      StoreFailed();
-      return GiveBack(std::move(claim), DemandResult::kInternal);
-    }
+    // A store that is down is asked once in a turn, however many claims there are.
+    if (!store_failed && !store.NoteRefresh(claim).ok()) StoreFailed();
+    if (store_failed) return GiveBack(std::move(claim), DemandResult::kInternal);
     claim.only_asked = false;
   }
   flight.claim = std::move(claim);

@@ -118,6 +118,17 @@ TEST_F(IntrospectionEngineTest, NothingIsRefreshedThatCannotBeNoted) {
   EXPECT_TRUE(InFlight(1));
 }
 
+TEST_F(IntrospectionEngineTest, ManyClaimsThatCannotBeNotedAreOneFailure) {
+  for (int64_t id = 1; id <= 20; id++) AddUnknown(id).hides_access_token = true;
+  store.fail_notes = 20;
+  Turn();
+  EXPECT_TRUE(transport.pending.empty());
+  EXPECT_TRUE(store.journal.empty());
+  store.fail_notes = 0;
+  Run(3 * kSecond);
+  EXPECT_EQ(transport.pending.size(), 20u);
+}
+
 TEST_F(IntrospectionEngineTest, ANewTokenThatIsCalledInactiveIsNotRefreshedForEver) {
   AddRow(1);
   Turn();
