@@ -74,14 +74,15 @@ Escape ReadReference(std::string_view text) {
   return known == std::end(kNames) ? Escape{} : Escape{end + 1, known->byte};
 }
 
-Escape ReadEscape(std::string_view text) {
+Escape ReadEscape(std::string_view text, Escapes escapes) {
+  const auto wanted = [escapes](Escapes kind) { return escapes == Escapes::kAll || escapes == kind; };
   switch (text.front()) {
     case '%':
-      return ReadHex(text, 1);
+      return wanted(Escapes::kPercent) ? ReadHex(text, 1) : Escape{};
     case '\\':
-      return ReadBackslash(text);
+      return wanted(Escapes::kBackslash) ? ReadBackslash(text) : Escape{};
     case '&':
-      return ReadReference(text);
+      return wanted(Escapes::kReference) ? ReadReference(text) : Escape{};
     default:
       return {};
   }
@@ -89,12 +90,17 @@ Escape ReadEscape(std::string_view text) {
 
 }  // namespace
 
-EchoedText::EchoedText(std::string_view text, PlusSign plus, bool open_end)
+bool MixesEscapes(std::string_view text) {
+  const auto has = [text](char c) { return text.find(c) != std::string_view::npos; };
+  return has('%') + has('\\') + has('&') > 1;
+}
+
+EchoedText::EchoedText(std::string_view text, Escapes escapes, PlusSign plus, bool open_end)
     : open_end_(open_end), byte_at_(text.size() + 1, kNone) {
   bytes_.reserve(text.size());
   begins_.reserve(text.size() + 1);
   for (size_t here = 0; here < text.size();) {
-    Escape escape = ReadEscape(text.substr(here));
+    Escape escape = ReadEscape(text.substr(here), escapes);
     byte_at_[here] = bytes_.size();
     if (escape.length == kNone && open_end) break;
     if (escape.length == kNone) escape = {};

@@ -60,8 +60,16 @@ class Scrubber {
   Scrubber(std::string_view text, const std::vector<std::string_view>& secrets)
       : text_(text.substr(0, kWindow)),
         cut_(text.size() > kWindow),
-        secrets_(secrets),
-        echoes_{EchoedText(text_, PlusSign::kItself, cut_), EchoedText(text_, PlusSign::kBlank, cut_)} {}
+        secrets_(secrets) {
+    Undo(Escapes::kAll, PlusSign::kItself);
+    Undo(Escapes::kAll, PlusSign::kBlank);
+    if (!MixesEscapes(text_)) return;
+    // Or else a secret in which there is what looks like an escape of one kind would not be found in another.
+    Undo(Escapes::kPercent, PlusSign::kItself);
+    Undo(Escapes::kPercent, PlusSign::kBlank);
+    Undo(Escapes::kBackslash, PlusSign::kItself);
+    Undo(Escapes::kReference, PlusSign::kItself);
+  }
 
   std::string Run() {
     size_t here = 0;
@@ -78,6 +86,8 @@ class Scrubber {
   }
 
  private:
+  void Undo(Escapes escapes, PlusSign plus) { echoes_.emplace_back(text_, escapes, plus, cut_); }
+
   // Where the secret that begins here ends, with all others that begin inside
   // it; here itself when there is none.
   size_t SecretEnd(size_t here) {
@@ -130,7 +140,7 @@ class Scrubber {
   std::string_view text_;
   bool cut_;  // there is more behind text_
   const std::vector<std::string_view>& secrets_;
-  EchoedText echoes_[2];
+  std::vector<EchoedText> echoes_;
   std::string out_;
   size_t judged_until_ = 0;
 };
