@@ -154,7 +154,7 @@ DECLARE
 BEGIN
     SELECT array_agg(e.sealed_row::bigint) INTO over FROM (
         SELECT r.sealed_row FROM @extschema@.revocation r WHERE r.token IS NULL
-            AND (r.give_up_at < now() OR NOT EXISTS (SELECT FROM @extschema@.in_flight f WHERE r.sealed_row::bigint = ANY (f.schedule_ids)))
+            AND (r.give_up_at < now() OR r.sealed_row::bigint NOT IN (SELECT unnest(f.schedule_ids) FROM @extschema@.in_flight f))
             FOR UPDATE SKIP LOCKED) e;
     IF over IS NOT NULL THEN
         DELETE FROM @extschema@.parked_result p WHERE p.schedule_id = ANY (over)

@@ -190,6 +190,26 @@ subtest 'a refresh in flight' => sub {
     is(events('carol'), 'disconnected' . ' token_revoked' x 4, '... and all of it is in the audit');
 };
 
+subtest 'who signs in again while a refresh is in flight' => sub {
+    connect_user('cara');
+    my $before = arrived('/token');
+    $server->control(slow => { '/token' => 2 }, down => ['/revoke']);
+    my $refresh = start_query($node, q{SELECT success FROM token_refresh.refresh_credential('idp', 'cara')});
+    wait_for(sub { arrived('/token') > $before }, 'the provider has the request');
+    sql(disconnect('cara'));
+    connect_user('cara');
+    $refresh->finish;
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.in_flight', 'the answer has been dealt with');
+    $server->control();
+    due_now();
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.revocation', 'the tokens of the former grant are revoked');
+    is(events('cara'), 'disconnected' . ' token_revoked' x 4, '... all of them');
+    is(alive('cara'), 2, '... and no other');
+    is(sql(q{SELECT success FROM token_refresh.refresh_credential('idp', 'cara')}), 't', 'the new one is served');
+    sql(disconnect('cara'));
+    poll_until($node, 'SELECT count(*) = 0 FROM token_refresh.revocation', '... and can be disconnected');
+};
+
 # A refresh of that subject is under way while the SQL is run. Then the provider answers it.
 sub refreshed_during
 {
