@@ -92,7 +92,7 @@ COMMENT ON COLUMN credential.scope IS 'as the provider says';
 COMMENT ON COLUMN credential.issued_at IS 'when these tokens were given';
 COMMENT ON COLUMN credential.expires_at IS 'when the access token expires; NULL: it is taken to last';
 COMMENT ON COLUMN credential.refresh_expires_at IS 'when the refresh token does, if the provider tells';
-COMMENT ON COLUMN credential.status IS 'set it to disconnected to stop the refreshing, to connected to let it go on; the refresher sets needs_reauth, error and token_expired';
+COMMENT ON COLUMN credential.status IS 'set it to disconnected to stop the refreshing, to connected to let it go on; the refresher sets needs_reauth and error';
 COMMENT ON COLUMN credential.last_error IS 'why the last refresh failed; NULL after a success';
 COMMENT ON COLUMN credential.refreshed_at IS 'when the last refresh succeeded';
 COMMENT ON COLUMN credential.created_at IS 'when it was first stored';
