@@ -174,10 +174,12 @@ CREATE TABLE parked_result (
     client_id text,
     client_secret bytea,
     asked_at timestamptz,
+    existing_only boolean NOT NULL DEFAULT false,
     CONSTRAINT parked_result_place CHECK (CASE WHEN token_table = 0 THEN (provider, subject, label, asked_at) IS NOT NULL
                                           ELSE (row_key, replaces_refresh_token) IS NOT NULL END)
 );
 CREATE INDEX parked_result_replaces ON parked_result (token_table, replaces);
+CREATE INDEX parked_result_name ON parked_result (provider, subject, label) WHERE token_table = 0;
 ALTER TABLE parked_result ALTER access_token SET STORAGE EXTERNAL, ALTER refresh_token SET STORAGE EXTERNAL;
 COMMENT ON COLUMN parked_result.schedule_id IS 'whose they are; the envelopes are bound to it';
 COMMENT ON COLUMN parked_result.row_key IS 'where the row stood when they were last looked at';
@@ -190,6 +192,7 @@ COMMENT ON COLUMN parked_result.captured IS 'as in credential; NULL: what stands
 COMMENT ON COLUMN parked_result.expiry_assumed IS 'expires_at is assumed until the provider has been asked, when they are stored';
 COMMENT ON COLUMN parked_result.provider IS 'with subject and label, the credential that is to have them; NULL: the row says that';
 COMMENT ON COLUMN parked_result.asked_at IS 'they replace nothing that is newer';
+COMMENT ON COLUMN parked_result.existing_only IS 'without a row that is known: no new credential comes of them, as they were given for one that was there';
 COMMENT ON TABLE parked_result IS 'fresh tokens, sealed, whose table rejected the write; retried until it takes them';
 
 -- A ring of sixteen partitions, one a month: no DDL at run time, and what is too old is truncated.

@@ -21,9 +21,10 @@ CREATE FUNCTION _plan_row(token_table integer, row_key text, provider text, has_
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_plan_row';
 COMMENT ON FUNCTION _plan_row(integer, text, text, boolean, text, timestamptz, timestamptz, timestamptz, bigint, timestamptz) IS 'internal: computes when a row falls due and writes it to schedule, unless others have written there since it was read';
 
-CREATE FUNCTION _due_at(provider text, refresh_margin interval, issued_at timestamptz, expires_at timestamptz) RETURNS timestamptz
+CREATE FUNCTION _due_at(provider text, refresh_margin interval, issued_at timestamptz, expires_at timestamptz,
+                        refresh_expires_at timestamptz DEFAULT NULL) RETURNS timestamptz
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_due_at';
-COMMENT ON FUNCTION _due_at(text, interval, timestamptz, timestamptz) IS 'internal: when a token falls due that can be refreshed';
+COMMENT ON FUNCTION _due_at(text, interval, timestamptz, timestamptz, timestamptz) IS 'internal: when a token falls due that can be refreshed';
 
 CREATE FUNCTION _canonical_options(provider text, client_id text, has_client_secret boolean, merged_options jsonb) RETURNS jsonb
     LANGUAGE c AS 'MODULE_PATHNAME', 'token_refresh_canonical_options';

@@ -16,6 +16,7 @@ struct GivenSecondary {
   Micros given_at, asked_at;
   bool existing_only;      // no new credential comes of them
   bool late;               // no time to try
+  bool blind;              // nor to look at its row
   const TokenSet* tokens;  // null: they are parked
   OwnClient client;        // with tokens
   const ParkedTokens* parked;

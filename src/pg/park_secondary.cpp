@@ -15,8 +15,8 @@ namespace token_refresh {
 
 namespace {
 
-// So many at a time: each may wait for a lock, and the loop has other credentials to serve.
-constexpr int kMostRetried = 5;
+// So many at a time; how long they may take says who tries them.
+constexpr int kMostRetried = 100;
 
 // Whether the row is one that a refresh of its own could have been asked for, and is not; and what is parked for it.
 Statement find_row = {
@@ -35,23 +35,40 @@ Statement find_row = {
 Statement next_id = {"SELECT nextval('token_refresh.schedule_id_seq')", 0, {}, nullptr};
 
 Statement find_due_at = {
-    "SELECT token_refresh._due_at($1, NULL, $2, $3)", 3, {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}, nullptr};
+    "SELECT token_refresh._due_at($1, NULL, $2, $3, $4)",
+    4,
+    {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
+    nullptr};
+
+// However often a table says no, no more than the newest is kept of a credential; and one with a refresh token, if the newest has
+// none.
+Statement drop_older = {
+    "WITH older AS (DELETE FROM token_refresh.parked_result WHERE schedule_id IN"
+    "  (SELECT o.schedule_id FROM token_refresh.parked_result o WHERE o.token_table = 0 AND o.provider = $1"
+    "   AND o.subject = $2 AND o.label = $3 AND o.asked_at <= $4 AND ($5 OR o.refresh_token IS NULL)"
+    "   FOR UPDATE SKIP LOCKED) RETURNING schedule_id)"
+    " INSERT INTO token_refresh.audit_event (event, provider, token_table, subject, label, actor)"
+    " SELECT 'superseded', $1, 1, $2, $3, 'refresher' FROM older",
+    5,
+    {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, BOOLOID},
+    nullptr};
 
 Statement park_by_name = {
     "INSERT INTO token_refresh.parked_result (schedule_id, token_table, provider, subject, label, access_token,"
     " refresh_token, client_id, client_secret, token_type, scope, captured, issued_at, expires_at, refresh_expires_at,"
-    " asked_at, reason, retry_at) VALUES ($1, 0, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12, $13, $14, $15,"
-    " $16, clock_timestamp() + interval '1 second')",
-    16,
+    " asked_at, reason, existing_only, retry_at) VALUES ($1, 0, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::jsonb, $12,"
+    " $13, $14, $15, $16, $17, clock_timestamp() + interval '1 second')",
+    17,
     {INT8OID, TEXTOID, TEXTOID, TEXTOID, BYTEAOID, BYTEAOID, TEXTOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID,
-     TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
+     TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, BOOLOID},
     nullptr};
 
+// Those that have waited longest come first, so that many which are rejected again and again keep nobody from his turn.
 Statement read_by_name = {
     "SELECT schedule_id, provider, subject, label, access_token, refresh_token, client_id, client_secret, token_type,"
-    " scope, captured::text, issued_at, expires_at, refresh_expires_at, asked_at"
+    " scope, captured::text, issued_at, expires_at, refresh_expires_at, asked_at, existing_only"
     " FROM token_refresh.parked_result WHERE token_table = 0 AND retry_at <= $1"
-    " AND (parked_at >= $2 OR $2 < $1 - interval '1 minute') ORDER BY asked_at LIMIT $3 FOR UPDATE SKIP LOCKED",
+    " AND (parked_at >= $2 OR $2 < $1 - interval '1 minute') ORDER BY retry_at, asked_at LIMIT $3 FOR UPDATE SKIP LOCKED",
     3,
     {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
     nullptr};
@@ -138,8 +155,11 @@ void ParkBeside(const GivenSecondary& given, const SecondaryRow& row, const char
   RunCpp([&] { return SealForRowBeside(given, row, &result); });
   AssumeExpiry(given, &result);
   Datum values[] = {given.name.provider, TimestampTzGetDatum(result.tokens.issued_at.at),
-                    TimestampTzGetDatum(result.tokens.expires_at.at)};
-  Execute(&find_due_at, values, false, result.tokens.expires_at.known ? nullptr : "  n");
+                    TimestampTzGetDatum(result.tokens.expires_at.at),
+                    TimestampTzGetDatum(result.tokens.refresh_expires_at.at)};
+  const char nulls[] = {' ', ' ', result.tokens.expires_at.known ? ' ' : 'n',
+                        result.tokens.refresh_expires_at.known ? ' ' : 'n', '\0'};
+  Execute(&find_due_at, values, false, nulls);
   bool is_null;
   Datum due_at = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
   result.due_at = {!is_null, is_null ? 0 : DatumGetTimestampTz(due_at)};
@@ -177,6 +197,7 @@ GivenSecondary ReadParked(HeapTuple tuple, TupleDesc desc) {
                 CStringGetTextDatum(GetText(tuple, desc, 4))};
   given.given_at = FromTimestamp(tokens->issued_at.at);
   given.asked_at = FromTimestamp(GetTime(tuple, desc, 15).at);
+  given.existing_only = DatumGetBool(SPI_getbinval(tuple, desc, 16, &is_null));
   given.parked = tokens;
   given.parked_id = DatumGetInt64(SPI_getbinval(tuple, desc, 1, &is_null));
   given.client_id = GetText(tuple, desc, 7);
@@ -207,7 +228,10 @@ bool ParkBesideRow(const GivenSecondary& given, const SecondaryRow& row, const c
   return row.usable && Attempt(&error, [&] { ParkBeside(given, row, reason); });
 }
 
-void ParkByName(const GivenSecondary& given, const char* reason) {
+void ParkByName(const GivenSecondary& given, const SecondaryRow& row, const char* reason) {
+  Datum older[] = {given.name.provider, given.name.subject, given.name.label,
+                   TimestampTzGetDatum(ToTimestamp(given.asked_at)), BoolGetDatum(!given.tokens->refresh_token.empty())};
+  Execute(&drop_older, older, false);
   Execute(&next_id, nullptr, false);
   bool is_null;
   const int64_t id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null));
@@ -217,7 +241,7 @@ void ParkByName(const GivenSecondary& given, const char* reason) {
     if (!ring.ok()) return ring.error();
     return SealParked(ParkedSealer(**ring, id), *given.tokens, given.client, given.given_at, &sealed);
   });
-  char nulls[17] = "                ";
+  char nulls[18] = "                 ";
   auto text_or = [&](int parameter, const char* text) -> Datum {
     nulls[parameter - 1] = text == nullptr ? 'n' : ' ';
     return text == nullptr ? 0 : CStringGetTextDatum(text);
@@ -246,7 +270,8 @@ void ParkByName(const GivenSecondary& given, const char* reason) {
                     time_or(13, sealed.expires_at),
                     time_or(14, sealed.refresh_expires_at),
                     TimestampTzGetDatum(ToTimestamp(given.asked_at)),
-                    CStringGetTextDatum(reason)};
+                    CStringGetTextDatum(reason),
+                    BoolGetDatum(given.existing_only || row.found)};
   Execute(&park_by_name, values, false, nulls);
 }
 

@@ -6,9 +6,9 @@
 
 namespace token_refresh {
 
-// What is known of its row; usable: tokens can be parked for it.
+// What is known of its row; usable: tokens can be parked for it. unreadable: nothing is.
 struct SecondaryRow {
-  bool found, usable, newer_parked;
+  bool unreadable, found, usable, newer_parked;
   int64_t schedule_id, generation;
   char* row_key;
   bytea* refresh_token;
@@ -19,10 +19,11 @@ void FindSecondaryRow(const GivenSecondary& given, SecondaryRow* row);
 
 // False: the row is not usable, or its refresh token does not open.
 bool ParkBesideRow(const GivenSecondary& given, const SecondaryRow& row, const char* reason);
-// Of an answer. Raises if there is no key to seal with.
-void ParkByName(const GivenSecondary& given, const char* reason);
+// Of an answer. Where there is a row they are for that one: they do not bring it back when it is deleted. Raises if there is no
+// key to seal with.
+void ParkByName(const GivenSecondary& given, const SecondaryRow& row, const char* reason);
 
-// What is parked under its name and due to be tried again, palloc'd; returns how many.
+// What is parked under its name and due to be tried again, palloc'd; returns how many. What has waited longest comes first.
 int ReadParkedByName(TimestampTz now, TimestampTz started_at, GivenSecondary** parked);
 void DeleteParkedByName(int64_t id);
 

@@ -190,6 +190,8 @@ extern "C" Datum token_refresh_due_at(PG_FUNCTION_ARGS) {
   row.issued_at = row.issued ? PG_GETARG_TIMESTAMPTZ(2) : 0;
   row.expires = !PG_ARGISNULL(3);
   row.expires_at = row.expires ? PG_GETARG_TIMESTAMPTZ(3) : 0;
+  row.refresh_expires = !PG_ARGISNULL(4);
+  row.refresh_expires_at = row.refresh_expires ? PG_GETARG_TIMESTAMPTZ(4) : 0;
   const KnownProvider* provider = FindProvider(text_to_cstring(PG_GETARG_TEXT_PP(0)));
   std::optional<Micros> due = provider != nullptr ? ComputeDue(row, *provider) : std::nullopt;
   if (due) WakeRefresherAtCommit(ToTimestamp(*due));

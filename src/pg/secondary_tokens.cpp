@@ -12,6 +12,9 @@ namespace {
 
 // For how long rows of one transaction are tried: one that is locked costs a tenth of a second.
 constexpr Micros kStoringBudget = kSecond;
+// For how long those that are parked are tried before others have their turn.
+constexpr Micros kRetryingBudget = kSecond / 2;
+constexpr const char* kLate = "saving took too long";
 
 Statement write_audit = {
     "INSERT INTO token_refresh.audit_event (event, provider, token_table, subject, label, message, actor)"
@@ -27,11 +30,15 @@ enum class Stored { kYes, kUnwanted, kNo };
 Stored TryStore(const GivenSecondary& given, SecondaryRow* row, char** reason) {
   CaughtError error = {};
   volatile bool written = false;
+  if (given.blind) {
+    *reason = pstrdup(kLate);
+    return Stored::kNo;
+  }
   bool done = Attempt(&error, [&] { FindSecondaryRow(given, row); });
-  if (!done) *row = {};
+  if (!done) *row = {.unreadable = true};
   if (done && (row->newer_parked || (given.existing_only && !row->found))) return Stored::kUnwanted;
   if (done && given.late) {
-    *reason = pstrdup("saving took too long");
+    *reason = pstrdup(kLate);
     return Stored::kNo;
   }
   done = done && Attempt(&error, [&] {
@@ -78,6 +85,7 @@ void Retry(const GivenSecondary& given) {
 
 void StoreSecondary(const SaveWork& work, const Picked& rows, bool existing_only) {
   const Micros started = FromTimestamp(GetCurrentTimestamp());
+  bool unreadable = false;
   for (int i = 0; i < rows.count; i++) {
     const Outcome& outcome = work.outcomes[rows.index[i]];
     const Claim& claim = outcome.claim;
@@ -90,12 +98,15 @@ void StoreSecondary(const SaveWork& work, const Picked& rows, bool existing_only
       given.asked_at = outcome.answered_at - outcome.duration;
       given.existing_only = existing_only;
       given.late = FromTimestamp(GetCurrentTimestamp()) - started > kStoringBudget;
+      // A table that is locked as a whole keeps everybody waiting who looks.
+      given.blind = given.late && unreadable;
       given.tokens = &secondary.tokens;
       given.client = {claim.client_id, claim.client_secret.view()};
       SecondaryRow row = {};
       char* reason = nullptr;
       if (TryStore(given, &row, &reason) != Stored::kNo) continue;
-      if (!ParkBesideRow(given, row, reason)) ParkByName(given, reason);
+      unreadable = unreadable || row.unreadable;
+      if (!ParkBesideRow(given, row, reason)) ParkByName(given, row, reason);
       Audit(given, "parked", reason);
       Log(outcome, secondary.label, work.provider_names[rows.index[i]], reason);
       WakeRefresherAtCommit(GetCurrentTimestamp());
@@ -106,7 +117,8 @@ void StoreSecondary(const SaveWork& work, const Picked& rows, bool existing_only
 void RetryParkedByName(TimestampTz now, TimestampTz started_at) {
   GivenSecondary* parked = nullptr;
   const int count = ReadParkedByName(now, started_at, &parked);
-  for (int i = 0; i < count; i++) Retry(parked[i]);
+  const Micros started = FromTimestamp(GetCurrentTimestamp());
+  for (int i = 0; i < count && FromTimestamp(GetCurrentTimestamp()) - started <= kRetryingBudget; i++) Retry(parked[i]);
 }
 
 }  // namespace token_refresh

@@ -189,6 +189,23 @@ subtest 'the table is locked' => sub {
         poll_until($node, "SELECT count(*) = $n - 2 FROM token_refresh.audit_event WHERE provider = 'closed' AND event = 'superseded'", "$meanwhile: the first is left alone");
         is(stored('closed'), $meanwhile eq 'replaced' ? "$newer->{access_token} fake-user-access-3" : '', "$meanwhile: the other is stored where it is there");
     }
+
+    # Many at once.
+    my @many = map { "member$_" } 1 .. 40;
+    my @grants = $holding->grants('closed', subjects => \@many);
+    $holding->fault('closed', kind => 'reword', count => scalar @many, body => json({ access_token => '<access_token>', refresh_token => '<refresh_token>', expires_in => 3600, authed_user => { tokens('user', 5) } }));
+    $holding->control('closed', hold => 'after');
+    sql(join ';', map { sprintf(q{SELECT token_refresh.store_credential('closed', %s, %s)}, literal($many[$_]), literal(json({ %{ $grants[$_] }{qw(access_token refresh_token)}, expires_at => '2020-01-01T00:00:00Z' }))) } 0 .. $#many);
+    $holding->wait('closed', held => scalar @many);
+    $session = background_session($node);
+    $session->query('BEGIN; LOCK TABLE token_refresh.credential IN ACCESS EXCLUSIVE MODE');
+    $holding->release('closed');
+    poll_until($node, 'SELECT count(*) = 80 FROM token_refresh.parked_result', 'many: all are parked');
+    cmp_ok(sql("SELECT count(*) FROM token_refresh.audit_event WHERE provider = 'closed' AND label = 'user' AND event = 'parked' AND message = 'saving took too long'"), '>=', 20, 'many: without waiting for the table for each');
+    $session->query('COMMIT');
+    $session->quit;
+    accept_all('closed');
+    is(sql("SELECT count(*) FROM token_refresh.credential WHERE provider = 'closed' AND subject LIKE 'member%'"), '80', 'many: all are stored');
     $holding->stop;
 };
 
@@ -251,6 +268,40 @@ subtest 'the other has been dead' => sub {
     is(sql("SELECT status FROM token_refresh.credential WHERE provider = 'dead' AND label = 'user'"), 'connected', 'new tokens bring it back');
     is(refreshed('dead', 'user'), 't|', 'the next refresh works');
     all_as_expected('dead', 2, 'each refresh token was presented once');
+};
+
+subtest 'the row goes meanwhile' => sub {
+    pair('gone', refresh('fake-bot-refresh-1', both(2)));
+    sql("UPDATE token_refresh.credential SET status = 'needs_reauth' WHERE provider = 'gone' AND label = 'user'");
+    reject('gone/user');
+    is(refreshed('gone'), 't|', 'the first is refreshed');
+    parked_by_name('gone');
+    sql("DELETE FROM token_refresh.credential WHERE provider = 'gone' AND label = 'user'");
+    accept_all('gone');
+    is(stored('gone'), 'fake-bot-access-2', 'what is parked does not bring it back');
+    is(events('gone', 'user'), 'parked superseded', 'the audit tells it');
+};
+
+subtest 'a new credential is rejected again and again' => sub {
+    park_new('again', refresh('fake-bot-refresh-2', both(3)), refresh('fake-bot-refresh-3', { tokens('bot', 4), authed_user => { access_token => 'fake-user-access-4', expires_in => 3600 } }), refresh('fake-user-refresh-3', { tokens('user', 5) }));
+    is(refreshed('again'), 't|', 'the first is refreshed again');
+    is(sql("SELECT count(*) FROM token_refresh.parked_result"), '1', 'the newest is parked alone');
+    is(events('again', 'user'), 'parked superseded parked', 'the audit tells it');
+    is(refreshed('again'), 't|', 'the first is refreshed once more');
+    is(sql("SELECT count(*) FROM token_refresh.parked_result"), '2', 'a refresh token stays parked until there is another one');
+    accept_all('again');
+    is(stored('again'), 'fake-bot-access-4 fake-user-access-4', 'the newest is stored');
+    is(refreshed('again', 'user'), 't|', 'the next refresh works');
+    all_as_expected('again', 4, 'each refresh token was presented once');
+};
+
+subtest 'the deadline of a refresh token' => sub {
+    pair('deadline', refresh('fake-bot-refresh-1', { tokens('bot', 2), authed_user => { access_token => 'fake-user-access-2', refresh_token => 'fake-user-refresh-2', refresh_token_expires_in => 864000 } }));
+    reject('deadline/user');
+    is(refreshed('deadline'), 't|', 'the first is refreshed');
+    is(parked('deadline'), 'user', 'the other is parked');
+    accept_all('deadline');
+    is(sql("SELECT due_at BETWEEN now() + interval '8 days' AND now() + interval '10 days' FROM token_refresh.token_status WHERE provider = 'deadline' AND label = 'user'"), 't', 'and refreshed before its refresh token expires');
 };
 
 subtest 'what is parked does not open' => sub {
