@@ -64,7 +64,7 @@ COMMENT ON TABLE revocation IS 'tokens of disconnected credentials, sealed, that
 COMMENT ON COLUMN revocation.token IS 'sealed; NULL: what is parked for the schedule row sealed_row, or what a refresh brings that is under way';
 COMMENT ON COLUMN revocation.under_way IS 'the refresher is telling the provider; due again when that should long be over';
 COMMENT ON COLUMN revocation.client_id IS 'of the credential itself; NULL: the provider''s client is meant';
-COMMENT ON COLUMN revocation.client_row IS 'the row of credential that client_secret is sealed for';
+COMMENT ON COLUMN revocation.client_row IS 'the row of credential that client_secret is sealed for; NULL: it is sealed for the same row as the token';
 COMMENT ON COLUMN revocation.message IS 'how the last attempt went; no secret';
 
 -- How an answer of the refresher reaches the session that asked: by what is committed.

@@ -91,10 +91,10 @@ BEGIN
           AND @extschema@._reseal('token_refresh.authorization_request', encode(a.state_hash, 'hex'), 'code_verifier', a.code_verifier) <> a.code_verifier;
     GET DIAGNOSTICS sign_ins = ROW_COUNT;
     UPDATE @extschema@.revocation v SET token = @extschema@._reseal(v.sealed_table, v.sealed_row, v.token_type_hint, v.token),
-        client_secret = @extschema@._reseal('token_refresh.credential', v.client_row, 'client_secret', v.client_secret)
+        client_secret = @extschema@._reseal(CASE WHEN v.client_row IS NULL THEN v.sealed_table ELSE 'token_refresh.credential' END, coalesce(v.client_row, v.sealed_row), 'client_secret', v.client_secret)
         WHERE substring(v.token, 2, 8) <> sealing AND @extschema@._reseal(v.sealed_table, v.sealed_row, v.token_type_hint, v.token) <> v.token
            OR substring(v.client_secret, 2, 8) <> sealing
-              AND @extschema@._reseal('token_refresh.credential', v.client_row, 'client_secret', v.client_secret) <> v.client_secret;
+              AND @extschema@._reseal(CASE WHEN v.client_row IS NULL THEN v.sealed_table ELSE 'token_refresh.credential' END, coalesce(v.client_row, v.sealed_row), 'client_secret', v.client_secret) <> v.client_secret;
     GET DIAGNOSTICS revocations = ROW_COUNT;
     RETURN providers + parked + signing + session_secrets + sign_ins + revocations;
 END $$;

@@ -36,16 +36,15 @@ Statement expect_tokens = {
     4,
     {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
     nullptr};
-// What is parked under its name has an id of its own.
+// What is parked under its name has an id, and a client, of its own.
 Statement revoke_by_name = {
     "SELECT token_refresh._queue_revocation($1, $2, $3, t.token, 'token_refresh.parked_result', p.schedule_id::text,"
-    " t.hint, c.client_id, c.client_secret, c.id::text)"
-    " FROM token_refresh.credential c JOIN token_refresh.parked_result p"
-    "  ON p.token_table = 0 AND p.provider = $1 AND p.subject = $2 AND p.label = $3,"
+    " t.hint, p.client_id, p.client_secret)"
+    " FROM token_refresh.parked_result p,"
     " LATERAL (VALUES (p.refresh_token, 'refresh_token'), (p.access_token, 'access_token')) AS t(token, hint)"
-    " WHERE c.id = $4::bigint AND t.token IS NOT NULL",
-    4,
-    {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
+    " WHERE p.token_table = 0 AND p.provider = $1 AND p.subject = $2 AND p.label = $3 AND t.token IS NOT NULL",
+    3,
+    {TEXTOID, TEXTOID, TEXTOID},
     nullptr};
 Statement forget_by_name = {
     "DELETE FROM token_refresh.parked_result WHERE token_table = 0 AND provider = $1 AND subject = $2 AND label = $3",
@@ -68,15 +67,33 @@ Statement audit = {
     {TEXTOID, TEXTOID, TEXTOID, TEXTOID},
     nullptr};
 
+bool ForgetByName(Datum* values, bool revoke) {
+  if (revoke) Execute(&revoke_by_name, values, false);
+  return Execute(&forget_by_name, values, false) > 0;
+}
+
 void RunAsOwner(Datum* values, bool revoke) {
   OwnerScope scope;
   EnterOwnerScope(&scope);
   if (revoke) Execute(&expect_tokens, values, false);
   if (revoke) Execute(&revoke_stored, values, false);
-  if (revoke) Execute(&revoke_by_name, values, false);
-  Execute(&forget_by_name, values, false);
+  ForgetByName(values, revoke);
   Execute(&audit, values, false);
   LeaveOwnerScope(&scope);
+}
+
+// Of a credential that is parked, but has no row yet by which policies could say whose it is. False: there is none.
+bool ForgetUnstored(Datum* values, bool revoke) {
+  const Oid table = ExtensionRelation("credential");
+  if (pg_class_aclcheck(table, GetUserId(), ACL_DELETE) != ACLCHECK_OK ||
+      check_enable_rls(table, InvalidOid, true) == RLS_ENABLED)
+    return false;
+  OwnerScope scope;
+  EnterOwnerScope(&scope);
+  const bool found = ForgetByName(values, revoke);
+  if (found) Execute(&audit, values, false, "   n");
+  LeaveOwnerScope(&scope);
+  return found;
 }
 
 }  // namespace
@@ -104,9 +121,11 @@ extern "C" Datum token_refresh_disconnect(PG_FUNCTION_ARGS) {
     if (!done)
       ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("the credential may not be deleted"),
                       errhint("Row-level security on token_refresh.credential forbids it to the current user.")));
-    // In any case: when it looks at the schedule by itself, it does not look for revocations.
-    WakeRefresherAtCommit(DT_NOBEGIN);
+  } else {
+    done = ForgetUnstored(values, PG_GETARG_BOOL(3));
   }
+  // In any case: when it looks at the schedule by itself, it does not look for revocations.
+  if (done) WakeRefresherAtCommit(DT_NOBEGIN);
   SPI_finish();
   PG_RETURN_BOOL(done);
 }

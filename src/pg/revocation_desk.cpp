@@ -59,7 +59,8 @@ struct PlainRevocation {
   char *provider, *sealed_table, *sealed_row, *hint;
   bytea* token;
   int attempts;
-  char *client_id, *client_row;  // null: the provider's client is meant
+  char* client_id;               // null: the provider's client is meant
+  char* client_row;              // null: its secret is sealed for the place of the token
   bytea* client_secret;          // null: none
 };
 
@@ -75,7 +76,7 @@ void ReadRevocation(HeapTuple tuple, TupleDesc desc, PlainRevocation* row) {
   row->attempts = DatumGetInt32(SPI_getbinval(tuple, desc, 7, &is_null));
   if (SPI_getbinval(tuple, desc, 8, &is_null); is_null) return;
   row->client_id = get(8);
-  row->client_row = get(10);
+  if (SPI_getbinval(tuple, desc, 10, &is_null); !is_null) row->client_row = get(10);
   Datum client_secret = SPI_getbinval(tuple, desc, 9, &is_null);
   row->client_secret = is_null ? nullptr : DatumGetByteaPCopy(client_secret);
 }
@@ -161,7 +162,7 @@ std::vector<RevocationDesk::Revocation> RevocationDesk::TakeDue(Micros now) {
                            std::string(View(row.token)), row.attempts});
     if (row.client_id == nullptr) continue;
     revocations.back().client_id = row.client_id;
-    revocations.back().client_row = row.client_row;
+    if (row.client_row != nullptr) revocations.back().client_row = row.client_row;
     revocations.back().client_envelope = View(row.client_secret);
   }
   return revocations;
@@ -181,8 +182,11 @@ void RevocationDesk::Begin(const Revocation& revocation) {
   const SealedPlace place = {revocation.sealed_table, revocation.sealed_row, revocation.hint};
   Result<Secret> token = Open(**ring, place, revocation.envelope);
   Result<Secret> client_secret = Secret();
-  if (!revocation.client_envelope.empty())
-    client_secret = Open(**ring, {kCredentialPlace, revocation.client_row, "client_secret"}, revocation.client_envelope);
+  if (!revocation.client_envelope.empty()) {
+    SealedPlace of_client = {revocation.sealed_table, revocation.sealed_row, "client_secret"};
+    if (!revocation.client_row.empty()) of_client = {kCredentialPlace, revocation.client_row, "client_secret"};
+    client_secret = Open(**ring, of_client, revocation.client_envelope);
+  }
   for (const Result<Secret>* opened : {&token, &client_secret}) {
     if (opened->ok()) continue;
     const bool hopeless = opened->error().code == ErrorCode::kNotAuthentic;

@@ -104,6 +104,7 @@ void StoreSecondary(const SaveWork& work, const Picked& rows, bool existing_only
       given.client = {claim.client_id, claim.client_secret.view()};
       SecondaryRow row = {};
       char* reason = nullptr;
+      CommitToDisk();
       if (TryStore(given, &row, &reason) != Stored::kNo) continue;
       unreadable = unreadable || row.unreadable;
       if (!ParkBesideRow(given, row, reason)) ParkByName(given, row, reason);

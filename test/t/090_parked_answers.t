@@ -214,7 +214,7 @@ my @client = ('own-client', 'obviously-fake-own-secret');
 sub park_new
 {
     my ($name, @more) = @_;
-    provider($name, { client => \@client, secondary_tokens => [{ label => 'user', pointer => '/authed_user' }] }, refresh('fake-bot-refresh-1', both(2, scope => 'a b')), @more);
+    provider($name, { client => \@client, revocation_endpoint => $server->url . "/$name/revoke", secondary_tokens => [{ label => 'user', pointer => '/authed_user' }] }, refresh('fake-bot-refresh-1', both(2, scope => 'a b')), @more);
     sql(sprintf(q{SELECT token_refresh.store_credential(%s, 'team', %s, client_id => %s, client_secret => %s)}, map { literal($_) } $name, json({ tokens('bot', 1) }), @client));
     reject("$name/user");
     is(refreshed($name), 't|', 'the first is stored');
@@ -362,6 +362,24 @@ subtest 'disconnected meanwhile' => sub {
     is(sql("SELECT token_refresh.disconnect('left', 'team', 'user')"), 't', 'it is disconnected');
     is(sql("SELECT count(*) FROM token_refresh.parked_result"), '0', 'then nothing of it stays parked');
     sql('TRUNCATE unwanted');
+};
+
+subtest 'disconnected before it has been stored' => sub {
+    park_new('unborn', map { { request => { path => '/revoke', params => { token => "fake-user-$_-2", token_type_hint => "${_}_token" } }, answer => { status => 200, body => {} } } } 'refresh', 'access');
+    sql('CREATE ROLE helpdesk; GRANT USAGE ON SCHEMA token_refresh TO helpdesk; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA token_refresh TO helpdesk; GRANT SELECT, UPDATE ON token_refresh.credential TO helpdesk');
+    my $disconnect = q{SELECT token_refresh.disconnect('unborn', 'team', 'user')};
+    is(sql("SET ROLE helpdesk; $disconnect"), 'f', 'who may not delete credentials cannot take it along');
+    sql('GRANT DELETE ON token_refresh.credential TO helpdesk; ALTER TABLE token_refresh.credential ENABLE ROW LEVEL SECURITY');
+    is(sql("SET ROLE helpdesk; $disconnect"), 'f', 'nor can who may not see all');
+    sql('ALTER TABLE token_refresh.credential DISABLE ROW LEVEL SECURITY');
+    is(sql("SET ROLE helpdesk; $disconnect"), 't', 'others can');
+    is(sql($disconnect), 'f', 'once');
+    is(sql("SELECT count(*) FROM token_refresh.parked_result"), '0', 'then nothing of it stays parked');
+    poll_until($node, "SELECT count(*) = 2 FROM token_refresh.audit_event WHERE provider = 'unborn' AND event = 'token_revoked'", 'its tokens are revoked');
+    accept_all('unborn');
+    is(stored('unborn'), 'fake-bot-access-2', 'and it does not come into being');
+    all_as_expected('unborn', 3, 'by the client that they were given to');
+    sql('DROP OWNED BY helpdesk; DROP ROLE helpdesk');
 };
 
 subtest 'new keys, and a dump' => sub {
