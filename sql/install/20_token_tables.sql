@@ -146,7 +146,8 @@ COMMENT ON COLUMN in_flight.only_asked IS 'of those whose provider is asked when
 
 -- Ordinarily what belongs to a row, and is compared with it by the schedule. Of several tokens in an answer those of which that
 -- cannot be said, since there is no such row yet, or none that can be read, stand here under their name: token_table is 0, the
--- id is theirs alone, and asked_at decides whether they still are the newest.
+-- id is theirs alone, and asked_at decides whether they still are the newest. No foreign key: whoever holds their provider
+-- locked would keep them from being parked.
 CREATE TABLE parked_result (
     schedule_id bigint PRIMARY KEY,
     token_table integer NOT NULL,
@@ -168,7 +169,7 @@ CREATE TABLE parked_result (
     replaces bytea,
     captured jsonb,
     expiry_assumed boolean NOT NULL DEFAULT false,
-    provider text COLLATE "C" REFERENCES provider (name) ON DELETE CASCADE,
+    provider text COLLATE "C",
     subject text COLLATE "C",
     label text COLLATE "C",
     client_id text,

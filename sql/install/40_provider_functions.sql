@@ -194,6 +194,7 @@ BEGIN
             USING ERRCODE = 'dependent_objects_still_exist',
                   HINT = 'Delete the rows that name it, or detach the tables with detach_table(), first.';
     END IF;
+    DELETE FROM @extschema@.parked_result k WHERE k.token_table = 0 AND k.provider = name;
     DELETE FROM @extschema@.provider p WHERE p.name = drop_provider.name;
     INSERT INTO @extschema@.audit_event (event, provider) VALUES ('provider_dropped', name);
 END $$;

@@ -63,11 +63,12 @@ Statement drop_deleted = {
 
 // Parked while the schedule was being emptied. What has been parked before this process began may be waiting for the
 // rest of a dump, what was parked for a table before it was attached waits for its rows: that is left to the sweep,
-// which looks at the table itself. What is parked for a table that has been detached waits for it to be attached.
+// which looks at the table itself. What is parked for a table that has been detached waits for it to be attached. What is
+// parked under a name goes with its provider.
 Statement drop_orphans = {
-    "DELETE FROM token_refresh.parked_result p WHERE p.retry_at <= $1 AND p.parked_at >= $2 AND p.token_table <> 0"
-    " AND NOT EXISTS"
-    " (SELECT FROM token_refresh.schedule s WHERE s.id = p.schedule_id)"
+    "DELETE FROM token_refresh.parked_result p WHERE p.retry_at <= $1 AND p.parked_at >= $2"
+    " AND NOT EXISTS (SELECT FROM token_refresh.schedule s WHERE s.id = p.schedule_id)"
+    " AND NOT EXISTS (SELECT FROM token_refresh.provider v WHERE p.token_table = 0 AND v.name = p.provider)"
     " AND NOT EXISTS (SELECT FROM token_refresh.token_table t WHERE t.id = p.token_table AND t.attached_at > p.parked_at)"
     " AND NOT EXISTS (SELECT FROM token_refresh.former_token_table f WHERE f.id = p.token_table)",
     2,
