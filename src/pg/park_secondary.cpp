@@ -40,8 +40,8 @@ Statement find_due_at = {
     {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID},
     nullptr};
 
-// However often a table says no, no more than the newest is kept of a credential; and one with a refresh token, if the newest has
-// none.
+// However often a table says no, no more than the newest is kept of a credential; and one with a refresh token, if the
+// newest has none.
 Statement drop_older = {
     "WITH older AS (DELETE FROM token_refresh.parked_result WHERE schedule_id IN"
     "  (SELECT o.schedule_id FROM token_refresh.parked_result o WHERE o.token_table = 0 AND o.provider = $1"
@@ -68,7 +68,8 @@ Statement read_by_name = {
     "SELECT schedule_id, provider, subject, label, access_token, refresh_token, client_id, client_secret, token_type,"
     " scope, captured::text, issued_at, expires_at, refresh_expires_at, asked_at, existing_only"
     " FROM token_refresh.parked_result WHERE token_table = 0 AND retry_at <= $1"
-    " AND (parked_at >= $2 OR $2 < $1 - interval '1 minute') ORDER BY retry_at, asked_at LIMIT $3 FOR UPDATE SKIP LOCKED",
+    " AND (parked_at >= $2 OR $2 < $1 - interval '1 minute') ORDER BY retry_at, asked_at LIMIT $3"
+    " FOR UPDATE SKIP LOCKED",
     3,
     {TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID},
     nullptr};
@@ -230,7 +231,8 @@ bool ParkBesideRow(const GivenSecondary& given, const SecondaryRow& row, const c
 
 void ParkByName(const GivenSecondary& given, const SecondaryRow& row, const char* reason) {
   Datum older[] = {given.name.provider, given.name.subject, given.name.label,
-                   TimestampTzGetDatum(ToTimestamp(given.asked_at)), BoolGetDatum(!given.tokens->refresh_token.empty())};
+                   TimestampTzGetDatum(ToTimestamp(given.asked_at)),
+                   BoolGetDatum(!given.tokens->refresh_token.empty())};
   Execute(&drop_older, older, false);
   Execute(&next_id, nullptr, false);
   bool is_null;

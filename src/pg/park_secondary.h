@@ -19,11 +19,12 @@ void FindSecondaryRow(const GivenSecondary& given, SecondaryRow* row);
 
 // False: the row is not usable, or its refresh token does not open.
 bool ParkBesideRow(const GivenSecondary& given, const SecondaryRow& row, const char* reason);
-// Of an answer. Where there is a row they are for that one: they do not bring it back when it is deleted. Raises if there is no
-// key to seal with.
+// Of an answer. Where there is a row they are for that one: they do not bring it back when it is deleted. Raises if
+// there is no key to seal with.
 void ParkByName(const GivenSecondary& given, const SecondaryRow& row, const char* reason);
 
-// What is parked under its name and due to be tried again, palloc'd; returns how many. What has waited longest comes first.
+// What is parked under its name and due to be tried again, palloc'd; returns how many. What has waited longest comes
+// first.
 int ReadParkedByName(TimestampTz now, TimestampTz started_at, GivenSecondary** parked);
 void DeleteParkedByName(int64_t id);
 

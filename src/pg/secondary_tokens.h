@@ -13,8 +13,8 @@ namespace token_refresh {
 // Of each of these answers. An attached table has no rows for them. existing_only: no new credential comes of them.
 void StoreSecondary(const SaveWork& work, const Picked& rows, bool existing_only = false);
 
-// What is parked under its name and due for that, as far as half a second goes. What was parked before the process began at started_at may come
-// out of a dump, and waits for the rest of it.
+// What is parked under its name and due for that, as far as half a second goes. What was parked before the process
+// began at started_at may come out of a dump, and waits for the rest of it.
 void RetryParkedByName(TimestampTz now, TimestampTz started_at);
 
 }  // namespace token_refresh

@@ -63,8 +63,8 @@ Statement drop_deleted = {
 
 // Parked while the schedule was being emptied. What has been parked before this process began may be waiting for the
 // rest of a dump, what was parked for a table before it was attached waits for its rows: that is left to the sweep,
-// which looks at the table itself. What is parked for a table that has been detached waits for it to be attached. What is
-// parked under a name goes with its provider.
+// which looks at the table itself. What is parked for a table that has been detached waits for it to be attached. What
+// is parked under a name goes with its provider.
 Statement drop_orphans = {
     "DELETE FROM token_refresh.parked_result p WHERE p.retry_at <= $1 AND p.parked_at >= $2"
     " AND NOT EXISTS (SELECT FROM token_refresh.schedule s WHERE s.id = p.schedule_id)"
