@@ -32,6 +32,14 @@ Statement find_row = {
     {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
     nullptr};
 
+// It must not come too late for what is newer and has none.
+Statement refresh_token_waits = {
+    "SELECT FROM token_refresh.parked_result o WHERE o.token_table = 0 AND o.provider = $1 AND o.subject = $2"
+    " AND o.label = $3 AND o.asked_at < $4 AND o.refresh_token IS NOT NULL",
+    4,
+    {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID},
+    nullptr};
+
 Statement next_id = {"SELECT nextval('token_refresh.schedule_id_seq')", 0, {}, nullptr};
 
 Statement find_due_at = {
@@ -206,6 +214,15 @@ GivenSecondary ReadParked(HeapTuple tuple, TupleDesc desc) {
 }
 
 }  // namespace
+
+bool MustWait(const GivenSecondary& given) {
+  const bool brings_one =
+      given.tokens != nullptr ? !given.tokens->refresh_token.empty() : given.parked->refresh_token != nullptr;
+  if (brings_one) return false;
+  Datum values[] = {given.name.provider, given.name.subject, given.name.label,
+                    TimestampTzGetDatum(ToTimestamp(given.asked_at))};
+  return Execute(&refresh_token_waits, values, false) > 0;
+}
 
 void FindSecondaryRow(const GivenSecondary& given, SecondaryRow* row) {
   Datum values[] = {given.name.provider, given.name.subject, given.name.label, TextDatum(ClientIdOf(given)),

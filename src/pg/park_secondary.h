@@ -14,6 +14,10 @@ struct SecondaryRow {
   bytea* refresh_token;
 };
 
+// Whether a refresh token that came earlier is yet to be stored: these would replace what comes with it, and it would be
+// lost.
+bool MustWait(const GivenSecondary& given);
+
 // What is known of the row they are for. May raise, as the table may be locked.
 void FindSecondaryRow(const GivenSecondary& given, SecondaryRow* row);
 

@@ -30,8 +30,8 @@ enum class Stored { kYes, kUnwanted, kNo };
 Stored TryStore(const GivenSecondary& given, SecondaryRow* row, char** reason) {
   CaughtError error = {};
   volatile bool written = false;
-  if (given.blind) {
-    *reason = pstrdup(kLate);
+  if (given.blind || MustWait(given)) {
+    *reason = pstrdup(given.blind ? kLate : "an earlier refresh token is yet to be stored");
     return Stored::kNo;
   }
   bool done = Attempt(&error, [&] { FindSecondaryRow(given, row); });

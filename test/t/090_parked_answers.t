@@ -295,6 +295,21 @@ subtest 'a new credential is rejected again and again' => sub {
     all_as_expected('again', 4, 'each refresh token was presented once');
 };
 
+subtest 'newer tokens without a refresh token' => sub {
+    provider('bare', { secondary_tokens => [{ label => 'user', pointer => '/authed_user' }] }, refresh('fake-bot-refresh-1', both(2)),
+        refresh('fake-bot-refresh-2', { tokens('bot', 3), authed_user => { access_token => 'fake-user-access-3', expires_in => 3600 } }), refresh('fake-user-refresh-2', { tokens('user', 4) }));
+    store('bare', { tokens('bot', 1) });
+    reject('bare/user');
+    is(refreshed('bare'), 't|', 'a refresh token is parked');
+    sql("UPDATE token_refresh.parked_result SET retry_at = now() + interval '1 hour'; TRUNCATE unwanted");
+    is(refreshed('bare'), 't|', 'an answer without one');
+    is(stored('bare'), 'fake-bot-access-3', 'is not stored before it');
+    accept_all('bare');
+    is(stored('bare'), 'fake-bot-access-3 fake-user-access-3', 'what is newer comes last');
+    is(refreshed('bare', 'user'), 't|', 'the refresh token is there');
+    all_as_expected('bare', 3, 'each was presented once');
+};
+
 subtest 'the deadline of a refresh token' => sub {
     pair('deadline', refresh('fake-bot-refresh-1', { tokens('bot', 2), authed_user => { access_token => 'fake-user-access-2', refresh_token => 'fake-user-refresh-2', refresh_token_expires_in => 864000 } }));
     reject('deadline/user');
