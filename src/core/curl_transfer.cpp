@@ -48,8 +48,8 @@ std::string_view HostAndPort(std::string_view url) {
 std::unique_ptr<CurlTransfer> CurlTransfer::Create(EpollSet& sockets, Micros idle_connection_age) {
   CURL* easy = curl_easy_init();
   if (easy == nullptr) return nullptr;
-  std::unique_ptr<CurlTransfer> transfer(new CurlTransfer(easy, sockets));
-  if (!transfer->SetFixedOptions(idle_connection_age)) return nullptr;
+  std::unique_ptr<CurlTransfer> transfer(new CurlTransfer(easy, sockets, idle_connection_age));
+  if (!transfer->SetFixedOptions()) return nullptr;
   return transfer;
 }
 
@@ -61,13 +61,13 @@ CurlTransfer* CurlTransfer::FromHandle(CURL* easy) {
   return reinterpret_cast<CurlTransfer*>(self);
 }
 
-bool CurlTransfer::SetFixedOptions(Micros idle_connection_age) {
+bool CurlTransfer::SetFixedOptions() {
   const char* text = nullptr;
   if (curl_easy_getinfo(easy_, CURLINFO_CAINFO, &text) == CURLE_OK && text != nullptr) default_ca_file_ = text;
   if (curl_easy_getinfo(easy_, CURLINFO_CAPATH, &text) == CURLE_OK && text != nullptr) default_ca_path_ = text;
   void* self = this;
   void* sockets = &sockets_;
-  const long idle_seconds = std::max<long>(1, static_cast<long>(idle_connection_age / kSecond));
+  const long idle_seconds = std::max<long>(1, static_cast<long>(idle_connection_age_ / kSecond));
   return Set(easy_, CURLOPT_PRIVATE, self) && Set(easy_, CURLOPT_NOSIGNAL, 1) &&
          // A look-up that hangs must not hold up a timeout, or the shutdown, until its thread returns.
          Set(easy_, CURLOPT_QUICK_EXIT, 1) &&
@@ -87,7 +87,14 @@ bool CurlTransfer::SetFixedOptions(Micros idle_connection_age) {
          Set(easy_, CURLOPT_CLOSESOCKETFUNCTION, &OnCloseSocket) && Set(easy_, CURLOPT_CLOSESOCKETDATA, sockets);
 }
 
+// libcurl 7 counts the kept connections that have died under a handle over all its requests, and fails with the sixth.
+bool CurlTransfer::Renew() {
+  curl_easy_reset(easy_);
+  return SetFixedOptions();
+}
+
 bool CurlTransfer::Start(uint64_t id, HttpRequest request) {
+  const bool was_resent = times_sent_ > 1;
   id_ = id;
   response_ = HttpResponse{};
   header_bytes_ = 0;
@@ -96,8 +103,8 @@ bool CurlTransfer::Start(uint64_t id, HttpRequest request) {
   too_large_ = false;
   cut_short_ = false;
   refused_address_ = nullptr;
-  const bool new_url = request.url != request_.url;
-  const bool new_trust = request.ca_file != request_.ca_file ||
+  const bool new_url = was_resent || request.url != request_.url;
+  const bool new_trust = was_resent || request.ca_file != request_.ca_file ||
                          request.client_certificate != request_.client_certificate ||
                          request.client_key != request_.client_key;
   request_ = std::move(request);
@@ -108,7 +115,7 @@ bool CurlTransfer::Start(uint64_t id, HttpRequest request) {
   const char* reason = WhyRefused();
   if (reason == nullptr && !headers_.Assign(request_.headers)) reason = "a request header is malformed";
   if (reason == nullptr &&
-      !((!(new_url || !request_.query.empty()) || SetUrl()) && (!new_trust || SetTrust()) && SetRequestOptions())) {
+      !((!was_resent || Renew()) && (!(new_url || !request_.query.empty()) || SetUrl()) && (!new_trust || SetTrust()) && SetRequestOptions())) {
     reason = "libcurl does not accept the request";
   }
   if (reason == nullptr) return true;

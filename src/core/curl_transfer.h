@@ -41,9 +41,11 @@ class CurlTransfer {
   size_t slot = 0;  // the owner's note where it keeps this transfer
 
  private:
-  CurlTransfer(CURL* easy, EpollSet& sockets) : easy_(easy), sockets_(sockets) {}
+  CurlTransfer(CURL* easy, EpollSet& sockets, Micros idle_connection_age)
+      : easy_(easy), sockets_(sockets), idle_connection_age_(idle_connection_age) {}
 
-  bool SetFixedOptions(Micros idle_connection_age);
+  bool SetFixedOptions();
+  bool Renew();
   bool SetRequestOptions();
   bool SetTrust();
   bool SetUrl();
@@ -62,6 +64,7 @@ class CurlTransfer {
 
   CURL* const easy_;
   EpollSet& sockets_;
+  const Micros idle_connection_age_;
   std::string default_ca_file_, default_ca_path_;  // as libcurl was built
 
   uint64_t id_ = 0;

@@ -159,6 +159,18 @@ TEST_F(CurlTransportTest, RequestOnAConnectionThatDiesUnansweredIsSentOnceMoreAn
   EXPECT_THAT(log.all()[2], testing::EndsWith("token=x"));
 }
 
+TEST_F(CurlTransportTest, ConnectionsMayDieForAsLongAsTheWorkerLives) {
+  LoopbackServer server([&](Connection& connection) {
+    if (connection.ReadRequest() && connection.Send(OkAnswer("first"))) connection.ReadRequest();
+  });
+  EXPECT_FALSE(Exchange(*transport_, PostTo(server.Url())).resent);
+  for (int i = 0; i < 12; ++i) {
+    const HttpResponse response = Exchange(*transport_, PostTo(server.Url(), "token=x"));
+    EXPECT_EQ(response.failure, TransportFailure::kNone) << i << ": " << response.failure_message;
+    EXPECT_TRUE(response.resent) << i;
+  }
+}
+
 TEST_F(CurlTransportTest, WhatMayGoOutOnlyOnceTakesNoKeptConnection) {
   Tally arrived;
   LoopbackServer server([&](Connection& connection) {
